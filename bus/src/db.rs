@@ -1,0 +1,218 @@
+//! The state database: one SQL text on SQLite and Postgres.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
+use sqlx::{Any, AnyPool, ConnectOptions as _};
+
+use crate::signals::Signals;
+use crate::{Clock, Tx};
+
+/// Connections that read at once on SQLite, and that do anything at once on Postgres.
+const CONNECTIONS_MAX: u32 = 8;
+/// How long a caller waits for a connection before the database counts as unreachable.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which database stands behind the handle; see `dialect` for what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// A file, one writer.
+    Sqlite,
+    /// Postgres 14 or later.
+    Postgres,
+}
+
+/// The database could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DbError {
+    /// Neither `sqlite:` nor `postgres:`.
+    #[error("the database URL must start with `sqlite:` or `postgres:`")]
+    Url,
+    /// No connection.
+    #[error("connecting to the database")]
+    Connect(#[source] sqlx::Error),
+    /// A statement of the start failed.
+    #[error("preparing the database")]
+    Prepare(#[source] sqlx::Error),
+    /// It was made by a newer version of this program.
+    #[error("the database is at version {found}, this program knows version {known}; upgrade it")]
+    Newer {
+        /// The version found.
+        found: i64,
+        /// The newest version this program knows.
+        known: i64,
+    },
+    /// A migration that was already applied reads differently now.
+    #[error("migration {0} was applied in another form; the database belongs to another build")]
+    Changed(i64),
+}
+
+/// A handle on the state database; clones share the connections.
+#[derive(Clone)]
+pub struct Db {
+    dialect: Dialect,
+    /// On SQLite one connection: writers queue for it here, in order, and not in busy loops.
+    write: AnyPool,
+    read: AnyPool,
+    clock: Clock,
+    signals: Arc<Signals>,
+}
+
+impl Db {
+    /// Opens `sqlite://PATH` (made if missing) or `postgres://…` and migrates it.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn open(url: &str, clock: Clock) -> Result<Db, DbError> {
+        sqlx::any::install_default_drivers();
+        let dialect = match url.split(':').next() {
+            Some("sqlite") => Dialect::Sqlite,
+            Some("postgres" | "postgresql") => Dialect::Postgres,
+            _ => return Err(DbError::Url),
+        };
+        let (write, read) = match dialect {
+            Dialect::Sqlite => {
+                let options = options(&format!("{url}?mode=rwc"))?;
+                let write = pool(options.clone(), 1, SQLITE_WRITER).await?;
+                (write, pool(options, CONNECTIONS_MAX, SQLITE_READER).await?)
+            }
+            Dialect::Postgres => {
+                let pool = pool(options(url)?, CONNECTIONS_MAX, "").await?;
+                (pool.clone(), pool)
+            }
+        };
+        let db = Db { dialect, write, read, clock, signals: Arc::default() };
+        crate::migrate::migrate(&db).await?;
+        Ok(db)
+    }
+
+    /// Which database it is.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The clock that all times in the database come from.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Wake-ups between the tasks of this process.
+    #[must_use]
+    pub fn signals(&self) -> &Signals {
+        &self.signals
+    }
+
+    /// Begins a transaction that may write. On SQLite it takes the write lock at once: one that
+    /// began reading and writes later fails when another has written in between.
+    ///
+    /// # Errors
+    /// The database is unreachable or busy past the limits.
+    pub async fn begin(&self) -> Result<Tx, sqlx::Error> {
+        let transaction = match self.dialect {
+            Dialect::Sqlite => self.write.begin_with("begin immediate").await?,
+            Dialect::Postgres => self.write.begin().await?,
+        };
+        Ok(Tx::new(transaction, self.clone()))
+    }
+
+    /// Reads all rows, outside any transaction.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn fetch_all(&self, query: Query) -> Result<Vec<AnyRow>, sqlx::Error> {
+        query.0.fetch_all(&self.read).await
+    }
+
+    /// Reads at most one row, outside any transaction.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn fetch_optional(&self, query: Query) -> Result<Option<AnyRow>, sqlx::Error> {
+        query.0.fetch_optional(&self.read).await
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), sqlx::Error> {
+        self.fetch_optional(sql("select 1")).await.map(|_| ())
+    }
+
+    /// Closes the connections; on SQLite the write-ahead log is moved into the file.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+/// A statement with its arguments. [`sql`] starts one.
+pub struct Query(sqlx::query::Query<'static, Any, sqlx::any::AnyArguments>);
+
+/// A statement whose text is fixed, to which arguments are bound in the order `$1`, `$2`, ….
+#[must_use]
+pub fn sql(text: &'static str) -> Query {
+    Query(sqlx::query(text))
+}
+
+/// A statement whose text was put together from fixed parts: only the number of its placeholders
+/// varies, never a value.
+#[must_use]
+pub(crate) fn built(text: String) -> Query {
+    Query(sqlx::query(sqlx::AssertSqlSafe(text)))
+}
+
+impl Query {
+    /// Binds the next argument.
+    #[must_use]
+    pub fn bind<'t, T>(self, value: T) -> Query
+    where
+        T: sqlx::Encode<'t, Any> + sqlx::Type<Any> + 't,
+    {
+        Query(self.0.bind(value))
+    }
+
+    pub(crate) fn inner(self) -> sqlx::query::Query<'static, Any, sqlx::any::AnyArguments> {
+        self.0
+    }
+}
+
+const SQLITE_WRITER: &str = "pragma journal_mode = wal; pragma synchronous = full;
+    pragma busy_timeout = 10000; pragma wal_autocheckpoint = 4000; pragma cache_size = -16000;
+    pragma temp_store = memory;";
+const SQLITE_READER: &str =
+    "pragma busy_timeout = 10000; pragma query_only = on; pragma cache_size = -2000;";
+
+fn options(url: &str) -> Result<AnyConnectOptions, DbError> {
+    let options = AnyConnectOptions::from_str(url).map_err(DbError::Connect)?;
+    Ok(options.disable_statement_logging())
+}
+
+async fn pool(
+    options: AnyConnectOptions,
+    connections: u32,
+    prepare: &'static str,
+) -> Result<AnyPool, DbError> {
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(!prepare.is_empty() || connections > 1)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                if !prepare.is_empty() {
+                    sqlx::raw_sql(prepare).execute(connection).await?;
+                }
+                Ok(())
+            })
+        })
+        .connect_with(options)
+        .await
+        .map_err(DbError::Connect)
+}

@@ -1,0 +1,288 @@
+//! The one writer: takes all that wait, commits them together, answers each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use schemas::{Event, Timestamp};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::embedded::checkpoint::Checkpoints;
+use crate::embedded::names::Names;
+use crate::embedded::recent::Recent;
+use crate::metrics;
+use crate::{Clock, Receipt, Recorded, Seq};
+
+/// Publish calls that may wait for the writer; further ones wait for a place.
+pub(super) const QUEUE_MAX: usize = 4_096;
+/// Events past which no further call joins a commit, which bounds its length in time.
+const COMMIT_EVENTS_MAX: usize = 4_096;
+/// Bytes past which no further call joins a commit.
+const COMMIT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A checkpoint is asked for after this many events.
+const CHECKPOINT_EVENTS: usize = 4_096;
+/// And after this many commits.
+const CHECKPOINT_COMMITS: usize = 512;
+
+/// A failed commit, told to every caller that was part of it.
+pub(super) type WriteError = Arc<rusqlite::Error>;
+
+pub(super) struct Publish {
+    pub(super) events: Vec<Event>,
+    pub(super) bytes: usize,
+    pub(super) reply: oneshot::Sender<Result<Vec<Receipt>, WriteError>>,
+}
+
+pub(super) enum Command {
+    Publish(Publish),
+    /// Deletes events of one type and notes until when (`sealed`: type, time) it is incomplete.
+    Delete {
+        seqs: Vec<Seq>,
+        sealed: (i64, Timestamp),
+        reply: oneshot::Sender<Result<u64, WriteError>>,
+    },
+}
+
+pub(super) struct Writer {
+    connection: Connection,
+    sources: Names,
+    types: Names,
+    last: Seq,
+    recorded_at: Timestamp,
+    clock: Clock,
+    recent: Arc<Recent>,
+    head: watch::Sender<Seq>,
+    checkpoints: Checkpoints,
+    uncheckpointed: (usize, usize),
+}
+
+impl Writer {
+    pub(super) fn new(
+        connection: Connection,
+        last: Seq,
+        recorded_at: Timestamp,
+        clock: Clock,
+        recent: Arc<Recent>,
+        head: watch::Sender<Seq>,
+        checkpoints: Checkpoints,
+    ) -> Writer {
+        Writer {
+            connection,
+            sources: Names::new("source"),
+            types: Names::new("type"),
+            last,
+            recorded_at,
+            clock,
+            recent,
+            head,
+            checkpoints,
+            uncheckpointed: (0, 0),
+        }
+    }
+
+    /// Runs until every sender is gone and the queue is empty.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut group = Vec::new();
+            let mut other = self.take(first, &mut group);
+            let (mut events, mut bytes) = size(&group);
+            while other.is_none() && events < COMMIT_EVENTS_MAX && bytes < COMMIT_BYTES_MAX {
+                let Ok(command) = queue.try_recv() else { break };
+                other = self.take(command, &mut group);
+                if let (None, Some(publish)) = (&other, group.last()) {
+                    events += publish.events.len();
+                    bytes += publish.bytes;
+                }
+            }
+            if !group.is_empty() {
+                self.commit(group);
+            }
+            if let Some(Command::Delete { seqs, sealed, reply }) = other {
+                let _ = reply.send(self.delete(&seqs, sealed).map_err(Arc::new));
+            }
+            self.checkpoint();
+        }
+        let _ = self.connection.execute_batch("pragma wal_checkpoint(truncate)");
+    }
+
+    fn take(&self, command: Command, group: &mut Vec<Publish>) -> Option<Command> {
+        match command {
+            Command::Publish(publish) => {
+                group.push(publish);
+                None
+            }
+            Command::Delete { .. } => Some(command),
+        }
+    }
+
+    fn commit(&mut self, group: Vec<Publish>) {
+        let started = Instant::now();
+        let (before, events) = (self.last, size(&group).0);
+        let mut replies = Vec::with_capacity(group.len());
+        let mut calls = Vec::with_capacity(group.len());
+        for publish in group {
+            replies.push(publish.reply);
+            calls.push(publish.events);
+        }
+        match self.write(calls) {
+            Ok((answers, recorded)) => {
+                metrics::log_committed(events, started.elapsed());
+                self.uncheckpointed.0 += events;
+                self.uncheckpointed.1 += 1;
+                self.recent.extend(recorded);
+                for (reply, receipts) in replies.into_iter().zip(answers) {
+                    metrics::published(&receipts);
+                    let _ = reply.send(Ok(receipts));
+                }
+                self.head.send_replace(self.last);
+            }
+            Err(error) => {
+                tracing::error!(%error, events, "writing events to the log");
+                self.last = before;
+                self.sources.forget();
+                self.types.forget();
+                let error = Arc::new(error);
+                for reply in replies {
+                    let _ = reply.send(Err(Arc::clone(&error)));
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, calls: Vec<Vec<Event>>) -> rusqlite::Result<Written> {
+        let at = self.clock.now().max(self.recorded_at);
+        let Writer { connection, sources, types, last, .. } = self;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut group = Group { tx: &tx, sources, types, last, at, growth: HashMap::new() };
+        let mut answers = Vec::with_capacity(calls.len());
+        let mut recorded = Vec::new();
+        for events in calls {
+            let mut receipts = Vec::with_capacity(events.len());
+            for event in events {
+                receipts.push(group.insert(event, &mut recorded)?);
+            }
+            answers.push(receipts);
+        }
+        group.note_growth()?;
+        tx.commit()?;
+        self.recorded_at = at;
+        Ok((answers, recorded))
+    }
+
+    fn delete(&mut self, seqs: &[Seq], sealed: (i64, Timestamp)) -> rusqlite::Result<u64> {
+        let (kind, through) = sealed;
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let (mut deleted, mut bytes) = (0_i64, 0_i64);
+        {
+            let mut statement = tx.prepare_cached(
+                "delete from event where seq = ?1
+                 returning length(id) + length(attributes) + length(data)",
+            )?;
+            for seq in seqs {
+                let freed: Vec<i64> =
+                    statement.query_map([seq.get()], |row| row.get(0))?.collect::<Result<_, _>>()?;
+                deleted += i64::try_from(freed.len()).unwrap_or(0);
+                bytes += freed.iter().sum::<i64>();
+            }
+        }
+        tx.prepare_cached(
+            "update type set events = events - ?2, bytes = bytes - ?3,
+                 pruned_through_us = max(coalesce(pruned_through_us, 0), ?4) where id = ?1",
+        )?
+        .execute(params![kind, deleted, bytes, through.as_micros()])?;
+        tx.prepare_cached("update log set last_seq = ?1")?.execute([self.last.get()])?;
+        tx.commit()?;
+        self.recent.clear();
+        Ok(u64::try_from(deleted).unwrap_or(0))
+    }
+
+    fn checkpoint(&mut self) {
+        let (events, commits) = self.uncheckpointed;
+        if events >= CHECKPOINT_EVENTS || commits >= CHECKPOINT_COMMITS {
+            self.uncheckpointed = (0, 0);
+            self.checkpoints.request();
+        }
+        if self.checkpoints.take_overdue()
+            && let Err(error) = self.connection.execute_batch("pragma wal_checkpoint(truncate)")
+        {
+            tracing::warn!(%error, "emptying the log's write-ahead log");
+        }
+    }
+}
+
+/// Receipts per call, and the new events with their sizes.
+type Written = (Vec<Vec<Receipt>>, Vec<(Arc<Recorded>, usize)>);
+
+/// One transaction under way.
+struct Group<'a> {
+    tx: &'a Transaction<'a>,
+    sources: &'a mut Names,
+    types: &'a mut Names,
+    last: &'a mut Seq,
+    at: Timestamp,
+    /// Per type: events and bytes added.
+    growth: HashMap<i64, (i64, i64)>,
+}
+
+impl Group<'_> {
+    fn insert(
+        &mut self,
+        event: Event,
+        recorded: &mut Vec<(Arc<Recorded>, usize)>,
+    ) -> rusqlite::Result<Receipt> {
+        let source = self.sources.id(self.tx, event.source.as_str())?;
+        let kind = self.types.id(self.tx, event.kind.as_str())?;
+        let seq = self.last.next();
+        let attributes = event.attributes_json();
+        let data = event.data.as_bytes();
+        let inserted = self
+            .tx
+            .prepare_cached(
+                "insert into event (seq, source, id, type, recorded_at_us, attributes, data_kind,
+                     data) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 on conflict (source, id) do nothing",
+            )?
+            .execute(params![
+                seq.get(),
+                source,
+                event.id.as_str(),
+                kind,
+                self.at.as_micros(),
+                attributes,
+                event.data.kind_code(),
+                data
+            ])?;
+        let (id, origin) = (event.id.clone(), event.source.clone());
+        if inserted == 0 {
+            let first: i64 = self
+                .tx
+                .prepare_cached("select seq from event where source = ?1 and id = ?2")?
+                .query_row(params![source, id.as_str()], |row| row.get(0))?;
+            return Ok(Receipt { id, source: origin, seq: Seq::new(first), duplicate: true });
+        }
+        *self.last = seq;
+        let bytes = id.as_str().len() + attributes.len() + data.len();
+        let growth = self.growth.entry(kind).or_default();
+        growth.0 += 1;
+        growth.1 += i64::try_from(bytes).unwrap_or(i64::MAX);
+        recorded.push((Arc::new(Recorded { seq, recorded_at: self.at, event }), bytes));
+        Ok(Receipt { id, source: origin, seq, duplicate: false })
+    }
+
+    fn note_growth(&self) -> rusqlite::Result<()> {
+        let mut statement = self
+            .tx
+            .prepare_cached("update type set events = events + ?2, bytes = bytes + ?3 where id = ?1")?;
+        for (kind, (events, bytes)) in &self.growth {
+            statement.execute(params![kind, events, bytes])?;
+        }
+        Ok(())
+    }
+}
+
+fn size(group: &[Publish]) -> (usize, usize) {
+    group.iter().fold((0, 0), |(events, bytes), publish| {
+        (events + publish.events.len(), bytes + publish.bytes)
+    })
+}

@@ -1,0 +1,142 @@
+//! The log and everything that moves events durably: publish, consume, retry, replay.
+//!
+//! How one event travels: a producer's event enters the [`Log`] (`embedded`: `writer` commits it
+//! with others and answers) → a `runner` per consumer reads it, hands it to the [`Consumer`] in a
+//! transaction on the [`Db`], and commits effects and cursor together → what failed is a row of
+//! [`work`], tried again by `retries`, at last a [`dead_letter`] → what the consumer decided to
+//! publish is staged in the [`outbox`], relayed to the log, and consumed in turn. A [`replay`]
+//! hands events of the past over again.
+
+mod seq;
+pub use seq::{InvalidSeq, Seq};
+
+mod clock;
+pub use clock::Clock;
+
+mod duration;
+pub use duration::{InvalidSpan, Span};
+
+mod rate;
+pub use rate::{InvalidRate, Rate};
+
+pub mod log;
+pub use log::{
+    Log, LogState, Page, PublishError, Pruned, Read, ReadError, Receipt, Recorded, Retention,
+};
+
+mod tail;
+pub use tail::tail;
+
+mod partition;
+pub use partition::{PARTITIONS, partition_of};
+
+mod metrics;
+
+#[cfg(feature = "embedded")]
+pub mod embedded;
+#[cfg(feature = "embedded")]
+pub use embedded::EmbeddedLog;
+
+#[cfg(feature = "database")]
+mod bulk;
+
+#[cfg(feature = "database")]
+pub mod signals;
+#[cfg(feature = "database")]
+pub use signals::Signals;
+
+#[cfg(feature = "database")]
+mod db;
+#[cfg(feature = "database")]
+pub use db::{Db, DbError, Dialect, Query, sql};
+
+#[cfg(feature = "database")]
+mod migrate;
+
+#[cfg(feature = "database")]
+mod tx;
+#[cfg(feature = "database")]
+pub use tx::Tx;
+
+#[cfg(feature = "database")]
+mod failure;
+#[cfg(feature = "database")]
+pub use failure::{Failure, Permanent};
+
+#[cfg(feature = "database")]
+mod policy;
+#[cfg(feature = "database")]
+pub use policy::{Next, Policy};
+
+#[cfg(feature = "database")]
+mod consumer;
+#[cfg(feature = "database")]
+pub use consumer::{BatchConsumer, Consumer, DomainEvent, SideEffects};
+
+#[cfg(feature = "database")]
+mod delivery;
+#[cfg(feature = "database")]
+pub use delivery::Delivery;
+
+#[cfg(feature = "database")]
+mod handler;
+#[cfg(feature = "database")]
+pub use handler::{Each, Handled, Handler, Item, Kind, Spec, Whole};
+
+#[cfg(feature = "database")]
+pub mod work;
+
+#[cfg(feature = "database")]
+pub mod registry;
+#[cfg(feature = "database")]
+pub use registry::{ConsumerName, InvalidName, Registration};
+
+#[cfg(feature = "database")]
+mod assignment;
+#[cfg(feature = "database")]
+pub use assignment::NodeId;
+
+#[cfg(feature = "database")]
+mod coverage;
+#[cfg(feature = "database")]
+pub use coverage::{Coverage, Progress};
+
+#[cfg(feature = "database")]
+mod runner;
+
+#[cfg(feature = "database")]
+mod retries;
+
+#[cfg(feature = "database")]
+pub mod pull;
+
+#[cfg(feature = "database")]
+pub mod dead_letter;
+
+#[cfg(feature = "database")]
+pub mod outbox;
+
+#[cfg(feature = "database")]
+pub mod lineage;
+
+#[cfg(feature = "database")]
+pub mod replay;
+
+#[cfg(feature = "database")]
+mod replayer;
+
+#[cfg(feature = "database")]
+mod duty;
+
+#[cfg(feature = "database")]
+mod identity;
+#[cfg(feature = "database")]
+pub use identity::LogIdentityError;
+
+#[cfg(feature = "database")]
+mod housekeeping;
+
+#[cfg(feature = "database")]
+mod platform;
+#[cfg(feature = "database")]
+pub use platform::{Platform, Running, StartError};

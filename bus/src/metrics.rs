@@ -1,0 +1,64 @@
+//! Every metric that this room records, by name. `docs/metrics.md` lists them with their meaning.
+
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+
+use crate::Receipt;
+
+/// One group commit of the embedded log.
+pub(crate) fn log_committed(events: usize, took: Duration) {
+    #[expect(clippy::cast_precision_loss, reason = "a count of at most thousands")]
+    histogram!("skald_log_commit_events").record(events as f64);
+    histogram!("skald_log_commit_seconds").record(took.as_secs_f64());
+}
+
+/// A publish call was answered.
+pub(crate) fn published(receipts: &[Receipt]) {
+    let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count() as u64;
+    counter!("skald_events_published_total").increment(receipts.len() as u64 - duplicates);
+    counter!("skald_events_duplicate_total").increment(duplicates);
+}
+
+/// A row of work of `queue` ended an attempt.
+#[cfg(feature = "database")]
+pub(crate) fn work_settled(queue: &str, verdict: crate::work::Verdict) {
+    use crate::work::Verdict;
+    match verdict {
+        Verdict::Done => counter!("skald_work_done_total", "queue" => queue.to_owned()).increment(1),
+        Verdict::Again => {
+            counter!("skald_work_retried_total", "queue" => queue.to_owned()).increment(1);
+        }
+        Verdict::Dead => dead_letter(queue),
+        Verdict::Expired => {}
+    }
+}
+
+/// An event became a dead letter.
+#[cfg(feature = "database")]
+pub(crate) fn dead_letter(queue: &str) {
+    counter!("skald_dead_letters_total", "queue" => queue.to_owned()).increment(1);
+}
+
+/// One batch of a consumer committed.
+#[cfg(feature = "database")]
+pub(crate) fn consumed(consumer: &str, done: usize, failed: usize, took: Duration) {
+    let name = || consumer.to_owned();
+    counter!("skald_events_consumed_total", "consumer" => name()).increment(done as u64);
+    counter!("skald_events_failed_total", "consumer" => name()).increment(failed as u64);
+    histogram!("skald_consumer_batch_seconds", "consumer" => name()).record(took.as_secs_f64());
+}
+
+/// Staged events were published.
+#[cfg(feature = "database")]
+pub(crate) fn relayed(events: usize) {
+    counter!("skald_outbox_relayed_total").increment(events as u64);
+}
+
+/// Events were deleted from the log.
+#[cfg(feature = "database")]
+pub(crate) fn pruned(pruned: &crate::Pruned) {
+    counter!("skald_log_pruned_total").increment(pruned.events);
+    #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+    metrics::gauge!("skald_log_held_back_events").set(pruned.held_back as f64);
+}

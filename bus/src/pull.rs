@@ -1,0 +1,211 @@
+//! Events handed to programs outside: the feeder that turns events into rows, and leases on them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use schemas::Timestamp;
+use sqlx::Row;
+
+use crate::db::sql;
+use crate::handler::{Handled, Handler, Item, Kind, Spec};
+use crate::registry::Registration;
+use crate::retries::events_of;
+use crate::work::{self, Claim, Claimed, LeaseToken, NewWork, Outcome, QueueId, Settled, WorkId};
+use crate::{Db, Log, ReadError, Recorded, Seq, Tx, dead_letter, signals};
+
+/// Rows that may wait in a queue; further events wait in the log.
+const WAITING_MAX: i64 = 10_000;
+
+/// Turns the events of a registered consumer into rows that a worker, or a program outside, leases.
+pub struct Feeder {
+    spec: Spec,
+    queue: QueueId,
+}
+
+impl Feeder {
+    /// The feeder of a `pull` or `push` consumer.
+    #[must_use]
+    pub fn new(of: &Registration, queue: QueueId) -> Feeder {
+        let spec = Spec {
+            name: of.name.as_str().into(),
+            kind: of.kind,
+            types: of.types.clone(),
+            policy: of.policy.clone(),
+            side_effects: of.side_effects,
+            rebuilds: false,
+            linger: Duration::ZERO,
+        };
+        Feeder { spec, queue }
+    }
+}
+
+#[async_trait]
+impl Handler for Feeder {
+    fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    async fn handle(
+        &self,
+        items: &[Item],
+        _generation: i64,
+        _ordered: bool,
+        tx: &mut Tx,
+    ) -> Result<Vec<Handled>, sqlx::Error> {
+        for item in items {
+            let event = &item.recorded.event;
+            tx.enqueue(NewWork {
+                seq: Some(item.recorded.seq),
+                key: self.spec.policy.ordered.then(|| event.partition_key().to_owned()),
+                tenant: event.tenant().map(str::to_owned),
+                ..NewWork::in_queue(self.queue)
+            });
+        }
+        Ok(items.iter().map(|_| Handled::Done).collect())
+    }
+
+    async fn has_room(&self, db: &Db) -> Result<bool, sqlx::Error> {
+        let query = sql("select count(*) from (select 1 from work where queue = $1
+             and state in ('ready', 'behind') limit $2) w")
+        .bind(self.queue.0)
+        .bind(WAITING_MAX);
+        Ok(db.fetch_optional(query).await?.is_none_or(|row| row.get::<i64, _>(0) < WAITING_MAX))
+    }
+
+    fn feeds(&self) -> bool {
+        true
+    }
+}
+
+/// An event under lease.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// The row.
+    pub work: Claimed,
+    /// The event.
+    pub event: Arc<Recorded>,
+}
+
+/// Leasing or answering failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// The database.
+    #[error("leasing events")]
+    Database(#[from] sqlx::Error),
+    /// The log.
+    #[error("reading leased events")]
+    Log(#[from] ReadError),
+}
+
+/// Leases up to `max` events of `consumer`, waiting up to `wait` for the first.
+///
+/// # Errors
+/// [`LeaseError`].
+pub async fn lease(
+    db: &Db,
+    log: &dyn Log,
+    consumer: &Registration,
+    claim: (usize, Duration),
+    wait: Duration,
+) -> Result<Vec<Lease>, LeaseError> {
+    let (max, lease) = claim;
+    let queue = consumer.queue_name();
+    let claim = Claim { kind: Kind::Pull.work(), queue: Some(&queue), max, lease, owner: None };
+    let deadline = tokio::time::Instant::now() + wait;
+    let mut woken = db.signals().subscribe(signals::WORK);
+    loop {
+        woken.borrow_and_update();
+        let claimed = work::claim(db, &claim).await?;
+        if !claimed.is_empty() {
+            let leases = with_events(db, log, claimed).await?;
+            if !leases.is_empty() {
+                return Ok(leases);
+            }
+        }
+        let look = tokio::time::Instant::now() + until_due(db, &queue).await?;
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => return Ok(Vec::new()),
+            () = tokio::time::sleep_until(look) => {}
+            _ = woken.changed() => {}
+        }
+    }
+}
+
+/// Rows whose event is gone from the log become dead letters here and now.
+pub async fn with_events(
+    db: &Db,
+    log: &dyn Log,
+    claimed: Vec<Claimed>,
+) -> Result<Vec<Lease>, LeaseError> {
+    let mut events = events_of(log, &claimed).await?;
+    let (mut leases, mut gone) = (Vec::with_capacity(claimed.len()), Vec::new());
+    for work in claimed {
+        match events.remove(&work.id) {
+            Some(event) => leases.push(Lease { work, event }),
+            None => {
+                let error = "the event is no longer in the log".to_owned();
+                let lost = Outcome::Failed { error, permanent: true, delay: None };
+                gone.push((work.id, work.token, lost));
+            }
+        }
+    }
+    if !gone.is_empty() {
+        answer(db, log, &gone).await?;
+    }
+    Ok(leases)
+}
+
+/// Ends leases: see [`work::settle`]. Answers that belong to another queue than `only` are expired.
+///
+/// # Errors
+/// [`LeaseError`].
+pub async fn answer(
+    db: &Db,
+    log: &dyn Log,
+    answers: &[(WorkId, LeaseToken, Outcome)],
+) -> Result<Vec<Settled>, LeaseError> {
+    let mut tx = db.begin().await?;
+    let settled = work::settle(&mut tx, answers).await?;
+    keep_events(&mut tx, log, &settled).await?;
+    tx.commit().await?;
+    Ok(settled)
+}
+
+/// Makes leases last longer: see [`work::extend`].
+///
+/// # Errors
+/// Those of the database.
+pub async fn extend(
+    db: &Db,
+    leases: &[(WorkId, LeaseToken)],
+    lease: Duration,
+) -> Result<Vec<work::Extended>, sqlx::Error> {
+    let mut tx = db.begin().await?;
+    let extended = work::extend(&mut tx, leases, lease).await?;
+    tx.commit().await?;
+    Ok(extended)
+}
+
+/// Keeps a copy of the events of new dead letters.
+pub(crate) async fn keep_events(
+    tx: &mut Tx,
+    log: &dyn Log,
+    settled: &[Settled],
+) -> Result<(), LeaseError> {
+    let died: Vec<Seq> = settled.iter().filter_map(|row| row.seq).collect();
+    if !died.is_empty() {
+        let events = log.get(&died).await?;
+        dead_letter::keep(tx, settled, &events).await?;
+    }
+    Ok(())
+}
+
+async fn until_due(db: &Db, queue: &str) -> Result<Duration, sqlx::Error> {
+    let due = work::next_due(db, Kind::Pull.work(), Some(queue)).await?;
+    let now = db.clock().now();
+    let ahead = |due: Timestamp| u64::try_from(due.as_micros() - now.as_micros()).unwrap_or(0);
+    let wait = due.map_or(Duration::from_secs(1), |due| Duration::from_micros(ahead(due)));
+    Ok(wait.clamp(Duration::from_millis(1), Duration::from_secs(1)))
+}

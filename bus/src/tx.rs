@@ -1,0 +1,179 @@
+//! One transaction on the state database, with what leaves it when it commits.
+
+use schemas::Event;
+use sqlx::any::{AnyQueryResult, AnyRow};
+use sqlx::{Any, Transaction};
+
+use crate::db::{Query, sql};
+use crate::outbox;
+use crate::work::{self, NewWork};
+use crate::{Clock, Db, Dialect};
+
+/// A transaction. Events staged and work enqueued on it are written in bulk when it commits, and
+/// the tasks that wait for them are woken after. Dropped without [`Tx::commit`], it never was.
+pub struct Tx {
+    transaction: Transaction<'static, Any>,
+    db: Db,
+    savepoint: Savepoint,
+    outbox: Vec<Event>,
+    work: Vec<NewWork>,
+    wake: Vec<&'static str>,
+}
+
+/// A savepoint is opened by the first statement that would need it: one that touches nothing
+/// costs nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Savepoint {
+    None,
+    Armed { outbox: usize, work: usize },
+    Open { outbox: usize, work: usize },
+}
+
+impl Tx {
+    pub(crate) fn new(transaction: Transaction<'static, Any>, db: Db) -> Tx {
+        let (outbox, work, wake) = (Vec::new(), Vec::new(), Vec::new());
+        Tx { transaction, db, savepoint: Savepoint::None, outbox, work, wake }
+    }
+
+    /// Runs a statement.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn execute(&mut self, query: Query) -> Result<AnyQueryResult, sqlx::Error> {
+        self.open_savepoint().await?;
+        query.inner().execute(&mut *self.transaction).await
+    }
+
+    /// Runs a statement and returns its rows.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn fetch_all(&mut self, query: Query) -> Result<Vec<AnyRow>, sqlx::Error> {
+        self.open_savepoint().await?;
+        query.inner().fetch_all(&mut *self.transaction).await
+    }
+
+    /// Runs a statement and returns its first row.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn fetch_optional(&mut self, query: Query) -> Result<Option<AnyRow>, sqlx::Error> {
+        self.open_savepoint().await?;
+        query.inner().fetch_optional(&mut *self.transaction).await
+    }
+
+    /// The connection, for statements written with sqlx itself.
+    ///
+    /// # Errors
+    /// The savepoint that guards them cannot be opened.
+    pub async fn connection(&mut self) -> Result<&mut sqlx::AnyConnection, sqlx::Error> {
+        self.open_savepoint().await?;
+        Ok(&mut self.transaction)
+    }
+
+    /// Stages an event: it is published if, and only if, this transaction commits.
+    pub fn stage(&mut self, event: Event) {
+        self.outbox.push(event);
+    }
+
+    /// Enqueues work: it is there if, and only if, this transaction commits.
+    pub fn enqueue(&mut self, work: NewWork) {
+        self.work.push(work);
+    }
+
+    /// The database it runs on.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.db.dialect()
+    }
+
+    /// The clock that all times in the database come from.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        self.db.clock()
+    }
+
+    /// Commits: staged events, enqueued work and all statements, or nothing.
+    ///
+    /// # Errors
+    /// Those of the database; after a lost connection the outcome is unknown.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.flush().await?;
+        self.transaction.commit().await?;
+        for topic in self.wake {
+            self.db.signals().notify(topic);
+        }
+        Ok(())
+    }
+
+    /// Writes what was staged so far, so that later statements of this transaction see it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn flush(&mut self) -> Result<(), sqlx::Error> {
+        if !self.work.is_empty() {
+            let rows = std::mem::take(&mut self.work);
+            work::insert(self, rows).await?;
+            self.wake(crate::signals::WORK);
+        }
+        if !self.outbox.is_empty() {
+            let events = std::mem::take(&mut self.outbox);
+            outbox::insert(self, &events).await?;
+            self.wake(crate::signals::OUTBOX);
+        }
+        Ok(())
+    }
+
+    /// Wakes those who wait for `topic` once this has committed.
+    pub(crate) fn wake(&mut self, topic: &'static str) {
+        if !self.wake.contains(&topic) {
+            self.wake.push(topic);
+        }
+    }
+
+    /// Guards what follows: [`Tx::undo`] takes it back, [`Tx::keep`] keeps it.
+    pub(crate) fn guard(&mut self) {
+        let (outbox, work) = (self.outbox.len(), self.work.len());
+        self.savepoint = Savepoint::Armed { outbox, work };
+    }
+
+    pub(crate) async fn keep(&mut self) -> Result<(), sqlx::Error> {
+        if let Savepoint::Open { .. } = std::mem::replace(&mut self.savepoint, Savepoint::None) {
+            sql("release savepoint guard").inner().execute(&mut *self.transaction).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn undo(&mut self) -> Result<(), sqlx::Error> {
+        match std::mem::replace(&mut self.savepoint, Savepoint::None) {
+            Savepoint::None => {}
+            Savepoint::Armed { outbox, work } => self.truncate(outbox, work),
+            Savepoint::Open { outbox, work } => {
+                self.truncate(outbox, work);
+                let connection = &mut *self.transaction;
+                sql("rollback to savepoint guard").inner().execute(&mut *connection).await?;
+                sql("release savepoint guard").inner().execute(connection).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs several statements without arguments: migrations.
+    pub(crate) async fn execute_script(&mut self, script: &str) -> Result<(), sqlx::Error> {
+        let script = sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned()));
+        script.execute(&mut *self.transaction).await.map(|_| ())
+    }
+
+    fn truncate(&mut self, outbox: usize, work: usize) {
+        self.outbox.truncate(outbox);
+        self.work.truncate(work);
+    }
+
+    async fn open_savepoint(&mut self) -> Result<(), sqlx::Error> {
+        if let Savepoint::Armed { outbox, work } = self.savepoint {
+            sql("savepoint guard").inner().execute(&mut *self.transaction).await?;
+            self.savepoint = Savepoint::Open { outbox, work };
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+//! Work: rows that workers lease, try, and finish, retry later or give up.
+//!
+//! A row belongs to a queue, the unit of pause, limits and fairness. `insert` puts rows in →
+//! `claim` leases those that are due, as the queue's `limit`s allow → the worker tries → `settle`
+//! ends each: done, again later, or a dead letter. `rescue` takes back leases that ended without
+//! an answer. A lease is fenced by a token; an answer with another token changes nothing.
+//!
+//! Rows of one `key` are tried one after the other: the first is `ready`, the others stand `behind`
+//! it and the next is set free when it has ended.
+
+mod claim;
+mod id;
+mod insert;
+mod key;
+mod limit;
+mod queue;
+mod rescue;
+mod settle;
+
+pub use claim::{Claim, Claimed, claim, next_due};
+pub use id::{InvalidWorkId, LeaseToken, WorkId};
+pub use insert::NewWork;
+pub(crate) use insert::insert;
+pub(crate) use key::busy_keys;
+pub use queue::{QueueId, counts, define, delete_queue, find, set_paused};
+pub use rescue::{free_owned, rescue};
+pub use settle::{Extended, Outcome, Settled, Verdict, extend, settle};
+
+/// A time after every other: what has no due row, or no lease.
+pub(crate) const NEVER_US: i64 = i64::MAX;
+
+/// Sets the next row of each key free; see `key`.
+pub(crate) async fn release_keys(
+    tx: &mut crate::Tx,
+    keys: &[(i64, String)],
+    now_us: i64,
+) -> Result<(), sqlx::Error> {
+    key::release(tx, keys, now_us).await.map(|_| ())
+}
+
+/// Tells claims that rows of `queue` may be due from `due_us` on.
+pub(crate) async fn hint(
+    tx: &mut crate::Tx,
+    queue: QueueId,
+    due_us: i64,
+) -> Result<(), sqlx::Error> {
+    queue::hint_due(tx, &[(queue.0, due_us)]).await
+}

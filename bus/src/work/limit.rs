@@ -1,0 +1,246 @@
+//! Limits: rates and concurrency, shared by all nodes, taken in the claim itself.
+
+use std::collections::HashMap;
+
+use sqlx::Row;
+
+use crate::db::{built, sql};
+use crate::{Dialect, Policy, Tx, bulk};
+
+/// One limit as it stands in `work_limit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Limit {
+    Rate { name: String, interval_ns: i64, burst: i64, arrival_ns: i64 },
+    Concurrency { name: String, max: i64, in_flight: i64 },
+}
+
+impl Limit {
+    /// The limits that a policy asks for, named after `base`.
+    pub(super) fn of_policy(base: &str, policy: &Policy) -> Vec<Limit> {
+        let rate = policy.rate.as_ref().map(|rate| Limit::Rate {
+            name: Limit::rate_name(base),
+            interval_ns: rate.interval_ns(),
+            burst: i64::from(policy.burst),
+            arrival_ns: 0,
+        });
+        let concurrency = policy.max_concurrent.map(|max| Limit::Concurrency {
+            name: Limit::concurrency_name(base),
+            max: i64::from(max),
+            in_flight: 0,
+        });
+        rate.into_iter().chain(concurrency).collect()
+    }
+
+    pub(super) fn rate_name(base: &str) -> String {
+        format!("{base}:rate")
+    }
+
+    pub(super) fn concurrency_name(base: &str) -> String {
+        format!("{base}:concurrency")
+    }
+
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Limit::Rate { name, .. } | Limit::Concurrency { name, .. } => name,
+        }
+    }
+
+    /// How many may start now.
+    pub(super) fn allows(&self, now_us: i64) -> i64 {
+        match self {
+            Limit::Rate { interval_ns, burst, arrival_ns, .. } => {
+                let now = now_us.saturating_mul(1_000);
+                let span = interval_ns.saturating_mul(*burst);
+                // An arrival further ahead than a whole burst comes from a clock that was ahead.
+                let ahead = (arrival_ns - now).clamp(0, span);
+                (span - ahead) / interval_ns
+            }
+            Limit::Concurrency { max, in_flight, .. } => (max - in_flight).max(0),
+        }
+    }
+
+    /// Notes that `started` have started.
+    pub(super) fn take(&mut self, started: i64, now_us: i64) {
+        match self {
+            Limit::Rate { interval_ns, burst, arrival_ns, .. } => {
+                let now = now_us.saturating_mul(1_000);
+                let span = interval_ns.saturating_mul(*burst);
+                let from = (*arrival_ns).clamp(now, now.saturating_add(span));
+                *arrival_ns = from.saturating_add(interval_ns.saturating_mul(started));
+            }
+            Limit::Concurrency { in_flight, .. } => *in_flight += started,
+        }
+    }
+
+    /// When at least one more may start; `None` while only an ending can tell.
+    pub(super) fn opens_at_us(&self) -> Option<i64> {
+        match self {
+            Limit::Rate { interval_ns, burst, arrival_ns, .. } => {
+                let span = interval_ns.saturating_mul(*burst);
+                Some((arrival_ns - span + interval_ns) / 1_000 + 1)
+            }
+            Limit::Concurrency { .. } => None,
+        }
+    }
+
+    pub(super) async fn define(&self, tx: &mut Tx) -> Result<(), sqlx::Error> {
+        let (name, interval, burst, max) = match self {
+            Limit::Rate { name, interval_ns, burst, .. } => {
+                (name, Some(*interval_ns), Some(*burst), None)
+            }
+            Limit::Concurrency { name, max, .. } => (name, None, None, Some(*max)),
+        };
+        let query = sql("insert into work_limit (name, interval_ns, burst, concurrent_max)
+             values ($1, $2, $3, $4)
+             on conflict (name) do update set interval_ns = excluded.interval_ns,
+                 burst = excluded.burst, concurrent_max = excluded.concurrent_max")
+        .bind(name.clone())
+        .bind(interval)
+        .bind(burst)
+        .bind(max);
+        tx.execute(query).await.map(|_| ())
+    }
+
+    fn read(row: &sqlx::any::AnyRow) -> Limit {
+        let name: String = row.get(0);
+        match row.get::<Option<i64>, _>(1) {
+            Some(interval_ns) => Limit::Rate {
+                name,
+                interval_ns: interval_ns.max(1),
+                burst: row.get::<Option<i64>, _>(2).unwrap_or(1).max(1),
+                arrival_ns: row.get(3),
+            },
+            None => Limit::Concurrency {
+                name,
+                max: row.get::<Option<i64>, _>(4).unwrap_or(i64::MAX),
+                in_flight: row.get(5),
+            },
+        }
+    }
+}
+
+/// Reads limits by name, locked until the transaction ends. In order of name, so that two claims
+/// cannot wait for each other.
+pub(super) async fn load(
+    tx: &mut Tx,
+    mut names: Vec<String>,
+) -> Result<HashMap<String, Limit>, sqlx::Error> {
+    names.sort_unstable();
+    names.dedup();
+    let lock = if tx.dialect() == Dialect::Postgres { " for update" } else { "" };
+    let mut limits = HashMap::new();
+    for chunk in bulk::chunks(&names) {
+        let mut query = built(format!(
+            "select name, interval_ns, burst, arrival_ns, concurrent_max, in_flight
+             from work_limit where name in ({}) order by name{lock}",
+            bulk::list(1, chunk.len())
+        ));
+        for name in chunk {
+            query = query.bind(name.clone());
+        }
+        for row in tx.fetch_all(query).await? {
+            let limit = Limit::read(&row);
+            limits.insert(limit.name().to_owned(), limit);
+        }
+    }
+    Ok(limits)
+}
+
+/// Writes back what [`Limit::take`] noted.
+pub(super) async fn store(tx: &mut Tx, limits: &[&Limit]) -> Result<(), sqlx::Error> {
+    for chunk in bulk::chunks(limits) {
+        let n = chunk.len();
+        let mut query = built(format!(
+            "update work_limit set
+                 arrival_ns = case name {} else arrival_ns end,
+                 in_flight = case name {} else in_flight end
+             where name in ({})",
+            bulk::arms(1, n),
+            bulk::arms(1 + 2 * n, n),
+            bulk::list(1 + 4 * n, n)
+        ));
+        for limit in chunk {
+            let arrival = match limit {
+                Limit::Rate { arrival_ns, .. } => *arrival_ns,
+                Limit::Concurrency { .. } => 0,
+            };
+            query = query.bind(limit.name().to_owned()).bind(arrival);
+        }
+        for limit in chunk {
+            let in_flight = match limit {
+                Limit::Rate { .. } => 0,
+                Limit::Concurrency { in_flight, .. } => *in_flight,
+            };
+            query = query.bind(limit.name().to_owned()).bind(in_flight);
+        }
+        for limit in chunk {
+            query = query.bind(limit.name().to_owned());
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
+}
+
+/// Gives places back: `(limit name, how many)`. Rates are not given back.
+pub(super) async fn give_back(
+    tx: &mut Tx,
+    places: &HashMap<String, i64>,
+) -> Result<(), sqlx::Error> {
+    let mut places: Vec<(&String, &i64)> = places.iter().collect();
+    places.sort_unstable();
+    for chunk in bulk::chunks(&places) {
+        let n = chunk.len();
+        let mut query = built(format!(
+            "update work_limit set in_flight = in_flight - case name {} else 0 end
+             where name in ({}) and concurrent_max is not null",
+            bulk::arms(1, n),
+            bulk::list(1 + 2 * n, n)
+        ));
+        for (name, count) in chunk {
+            query = query.bind((*name).clone()).bind(**count);
+        }
+        for (name, _) in chunk {
+            query = query.bind((*name).clone());
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rate(interval_us: i64, burst: i64) -> Limit {
+        Limit::Rate { name: "r".into(), interval_ns: interval_us * 1_000, burst, arrival_ns: 0 }
+    }
+
+    #[test]
+    fn a_burst_starts_at_once_and_then_one_per_interval() {
+        let mut limit = rate(1_000, 5);
+        assert_eq!(limit.allows(1_000_000), 5);
+        limit.take(5, 1_000_000);
+        assert_eq!(limit.allows(1_000_000), 0);
+        assert_eq!(limit.allows(1_001_000), 1);
+        assert_eq!(limit.allows(1_002_500), 2);
+        assert_eq!(limit.allows(9_000_000), 5);
+        assert_eq!(limit.opens_at_us(), Some(1_001_001));
+    }
+
+    #[test]
+    fn less_than_one_a_second_is_kept_too() {
+        let mut limit = rate(2_000_000, 1);
+        limit.take(1, 10_000_000);
+        assert_eq!(limit.allows(11_900_000), 0);
+        assert_eq!(limit.allows(12_000_000), 1);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_does_not_close_a_rate_for_longer_than_its_burst() {
+        let mut limit = rate(1_000, 2);
+        limit.take(2, 9_000_000_000);
+        assert_eq!(limit.allows(1_000_000), 0);
+        limit.take(0, 1_000_000);
+        assert_eq!(limit.allows(1_002_000), 2);
+    }
+}

@@ -1,0 +1,176 @@
+//! Queues: what rows belong to.
+
+use sqlx::Row;
+
+use super::NEVER_US;
+use super::limit::Limit;
+use crate::db::{built, sql};
+use crate::{Db, Policy, Tx, bulk};
+
+/// The number of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueId(pub(crate) i64);
+
+/// Makes the queue `kind`/`name`, or brings its policy and limits up to date. `shared` names limits
+/// that other queues have too.
+///
+/// # Errors
+/// Those of the database.
+pub async fn define(
+    tx: &mut Tx,
+    kind: &str,
+    name: &str,
+    policy: &Policy,
+    shared: &[&str],
+) -> Result<QueueId, sqlx::Error> {
+    let own = Limit::of_policy(&format!("{kind}/{name}"), policy);
+    let mut names: Vec<&str> = own.iter().map(Limit::name).collect();
+    names.extend(shared);
+    let policy = serde_json::to_string(policy).unwrap_or_else(|_| "{}".into());
+    let rows = tx
+        .fetch_all(
+            sql("insert into work_queue (kind, name, policy, limits, next_due_us, next_expiry_us)
+                 values ($1, $2, $3, $4, $5, $5)
+                 on conflict (kind, name) do update set policy = excluded.policy,
+                     limits = excluded.limits, next_due_us = 0
+                 returning id")
+            .bind(kind.to_owned())
+            .bind(name.to_owned())
+            .bind(policy)
+            .bind(names.join(","))
+            .bind(NEVER_US),
+        )
+        .await?;
+    for limit in &own {
+        limit.define(tx).await?;
+    }
+    tx.wake(crate::signals::WORK);
+    Ok(QueueId(rows[0].get(0)))
+}
+
+/// The queue `kind`/`name`, if there is one.
+///
+/// # Errors
+/// Those of the database.
+pub async fn find(db: &Db, kind: &str, name: &str) -> Result<Option<QueueId>, sqlx::Error> {
+    let query = sql("select id from work_queue where kind = $1 and name = $2")
+        .bind(kind.to_owned())
+        .bind(name.to_owned());
+    Ok(db.fetch_optional(query).await?.map(|row| QueueId(row.get(0))))
+}
+
+/// Stops or resumes claims; rows may be put in meanwhile, leases go on.
+///
+/// # Errors
+/// Those of the database.
+pub async fn set_paused(tx: &mut Tx, queue: QueueId, paused: bool) -> Result<(), sqlx::Error> {
+    let query = sql("update work_queue set paused = $2, next_due_us = 0 where id = $1")
+        .bind(queue.0)
+        .bind(i64::from(paused));
+    tx.execute(query).await?;
+    tx.wake(crate::signals::WORK);
+    Ok(())
+}
+
+/// Deletes the queue with all its rows and its own limits.
+///
+/// # Errors
+/// Those of the database.
+pub async fn delete_queue(tx: &mut Tx, kind: &str, name: &str) -> Result<(), sqlx::Error> {
+    let (kind, name) = (kind.to_owned(), name.to_owned());
+    let rows = sql("delete from work where queue in
+        (select id from work_queue where kind = $1 and name = $2)");
+    tx.execute(rows.bind(kind.clone()).bind(name.clone())).await?;
+    let queue = sql("delete from work_queue where kind = $1 and name = $2");
+    tx.execute(queue.bind(kind.clone()).bind(name.clone())).await?;
+    let limits = sql("delete from work_limit where name in ($1, $2)");
+    let base = format!("{kind}/{name}");
+    tx.execute(limits.bind(Limit::rate_name(&base)).bind(Limit::concurrency_name(&base))).await?;
+    Ok(())
+}
+
+/// Rows of a queue by state, with the oldest creation time of each: state, rows, microseconds.
+///
+/// # Errors
+/// Those of the database.
+pub async fn counts(
+    db: &Db,
+    queue: QueueId,
+) -> Result<Vec<(String, i64, Option<i64>)>, sqlx::Error> {
+    let query = sql("select state, case when attempt > 0 then 1 else 0 end, count(*),
+            min(created_at_us) from work where queue = $1 group by 1, 2")
+    .bind(queue.0);
+    let rows = db.fetch_all(query).await?;
+    let read = |row: &sqlx::any::AnyRow| {
+        let state: String = row.get(0);
+        let tried = row.get::<i64, _>(1) == 1;
+        let state = if state == "ready" && tried { "retrying".to_owned() } else { state };
+        (state, row.get(2), row.get(3))
+    };
+    Ok(rows.iter().map(read).collect())
+}
+
+/// What claims and settlements need to know of a queue.
+#[derive(Clone, Debug)]
+pub(super) struct QueueInfo {
+    pub(super) id: i64,
+    pub(super) name: String,
+    pub(super) policy: Policy,
+    pub(super) limits: Vec<String>,
+}
+
+impl QueueInfo {
+    /// From a row of `id, name, policy, limits`.
+    pub(super) fn read(row: &sqlx::any::AnyRow) -> Result<QueueInfo, sqlx::Error> {
+        let policy: String = row.get(2);
+        let policy =
+            serde_json::from_str(&policy).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        let limits: String = row.get(3);
+        let limits = limits.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Ok(QueueInfo { id: row.get(0), name: row.get(1), policy, limits })
+    }
+
+    pub(super) async fn load(tx: &mut Tx, ids: &[i64]) -> Result<Vec<QueueInfo>, sqlx::Error> {
+        let mut queues = Vec::with_capacity(ids.len());
+        for chunk in bulk::chunks(ids) {
+            let mut query = built(format!(
+                "select id, name, policy, limits from work_queue where id in ({})",
+                bulk::list(1, chunk.len())
+            ));
+            for id in chunk {
+                query = query.bind(*id);
+            }
+            for row in tx.fetch_all(query).await? {
+                queues.push(QueueInfo::read(&row)?);
+            }
+        }
+        Ok(queues)
+    }
+}
+
+/// Tells claims that rows of these queues may be due from `due` on: `(queue, due)`.
+pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sqlx::Error> {
+    let mut earliest = std::collections::BTreeMap::new();
+    for (queue, due) in hints {
+        let known = earliest.entry(*queue).or_insert(*due);
+        *known = (*known).min(*due);
+    }
+    let hints: Vec<(i64, i64)> = earliest.into_iter().collect();
+    for chunk in bulk::chunks(&hints) {
+        let mut query = built(format!(
+            "update work_queue set next_due_us = case id {arms} else next_due_us end
+             where id in ({ids}) and next_due_us > case id {arms} else next_due_us end",
+            arms = bulk::arms(1, chunk.len()),
+            ids = bulk::list(1 + 2 * chunk.len(), chunk.len()),
+        ));
+        for (queue, due) in chunk {
+            query = query.bind(*queue).bind(*due);
+        }
+        for (queue, _) in chunk {
+            query = query.bind(*queue);
+        }
+        tx.execute(query).await?;
+    }
+    tx.wake(crate::signals::WORK);
+    Ok(())
+}

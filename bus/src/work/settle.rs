@@ -1,0 +1,407 @@
+//! Ends leases: done, again later, or a dead letter.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use schemas::Timestamp;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::queue::{QueueInfo, hint_due};
+use super::{LeaseToken, NEVER_US, QueueId, WorkId, key, limit};
+use crate::db::{Query, built};
+use crate::policy::Next;
+use crate::{Dialect, Seq, Span, Tx, bulk, metrics, replay};
+
+/// How long an ended row is kept when it has something to tell (an output, several attempts).
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Longest error text kept, in bytes.
+const ERROR_BYTES_MAX: usize = 2_000;
+
+/// What became of an attempt.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It worked; `output` is kept for those who wait for it.
+    Done {
+        /// JSON.
+        output: Option<String>,
+    },
+    /// It did not.
+    Failed {
+        /// Why, for people.
+        error: String,
+        /// Whether trying again cannot help.
+        permanent: bool,
+        /// The wait before the next attempt that the failing side asked for.
+        delay: Option<Duration>,
+    },
+    /// It was not tried: the attempt does not count, and the row is due after `delay`.
+    Released {
+        /// From now.
+        delay: Duration,
+    },
+}
+
+/// What a settlement did with one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is done.
+    Done,
+    /// It is tried again.
+    Again,
+    /// It is a dead letter.
+    Dead,
+    /// The lease had ended, or the token was not the lease's: nothing changed.
+    Expired,
+}
+
+/// One row and what a settlement did with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Settled {
+    /// The row.
+    pub id: WorkId,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// The event of one that is a dead letter now; its text is to be kept with `dead_letter::keep`.
+    pub seq: Option<Seq>,
+    /// Its queue, unless it had expired.
+    pub queue: Option<QueueId>,
+}
+
+/// One row and whether its lease was extended.
+#[derive(Clone, Copy, Debug)]
+pub struct Extended {
+    /// The row.
+    pub id: WorkId,
+    /// When the lease ends now; `None` when it had ended already.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Ends the leases in `answers`, in bulk, in this transaction. An answer whose token is not the
+/// row's, or whose lease has ended, changes nothing: the same statement that reads the row for the
+/// change names the token, and locks it.
+///
+/// # Errors
+/// Those of the database.
+pub async fn settle(
+    tx: &mut Tx,
+    answers: &[(WorkId, LeaseToken, Outcome)],
+) -> Result<Vec<Settled>, sqlx::Error> {
+    let now_us = tx.clock().now().as_micros();
+    let rows = leased(tx, answers, now_us).await?;
+    let mut ids: Vec<i64> = rows.values().map(|row| row.queue).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let queues = QueueInfo::load(tx, &ids).await?;
+    let queues: HashMap<i64, QueueInfo> = queues.into_iter().map(|queue| (queue.id, queue)).collect();
+
+    let mut plan = Plan::default();
+    let mut settled = Vec::with_capacity(answers.len());
+    for (id, token, outcome) in answers {
+        let row = rows.get(id).filter(|row| row.token == token.get());
+        let verdict = match row.and_then(|row| Some((row, queues.get(&row.queue)?))) {
+            Some((row, queue)) => plan.add(*id, row, queue, outcome, now_us),
+            None => Verdict::Expired,
+        };
+        let seq = row.filter(|_| verdict == Verdict::Dead).and_then(|row| row.seq);
+        let queue = row.map(|row| QueueId(row.queue));
+        settled.push(Settled { id: *id, verdict, seq, queue });
+    }
+    plan.execute(tx, now_us).await?;
+    Ok(settled)
+}
+
+/// Makes leases last `lease` from now.
+///
+/// # Errors
+/// Those of the database.
+pub async fn extend(
+    tx: &mut Tx,
+    leases: &[(WorkId, LeaseToken)],
+    lease: Duration,
+) -> Result<Vec<Extended>, sqlx::Error> {
+    let now_us = tx.clock().now().as_micros();
+    let until = now_us.saturating_add(Span(lease).micros());
+    let mut extended = Vec::with_capacity(leases.len());
+    for (token, ids) in by_token(leases.iter().copied()) {
+        for chunk in bulk::chunks(&ids) {
+            let mut query = built(format!(
+                "update work set due_at_us = $1 where token = $2 and state = 'leased'
+                 and due_at_us > $3 and id in ({}) returning id, queue",
+                bulk::list(4, chunk.len())
+            ));
+            query = query.bind(until).bind(token).bind(now_us);
+            let found = tx.fetch_all(bind_ids(query, chunk)).await?;
+            let mut known: HashMap<WorkId, i64> = HashMap::new();
+            for row in &found {
+                known.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?, row.get(1));
+            }
+            hint_expiry(tx, known.values().copied().collect(), until).await?;
+            extended.extend(chunk.iter().map(|id| {
+                let expires_at = known.contains_key(id).then(|| Timestamp::from_micros(until));
+                Extended { id: *id, expires_at }
+            }));
+        }
+    }
+    Ok(extended)
+}
+
+/// A row as it stood when its lease ended.
+pub(super) struct Leased {
+    queue: i64,
+    token: i64,
+    attempt: i64,
+    key: Option<String>,
+    tag: Option<String>,
+    seq: Option<Seq>,
+}
+
+impl Leased {
+    /// From `queue, token, attempt, key, tag, seq` at the columns from 1 on.
+    pub(super) fn read(row: &AnyRow) -> Leased {
+        Leased {
+            queue: row.get(1),
+            token: row.get::<Option<i64>, _>(2).unwrap_or(0),
+            attempt: row.get(3),
+            key: row.get(4),
+            tag: row.get(5),
+            seq: row.get::<Option<i64>, _>(6).map(Seq::new),
+        }
+    }
+
+    pub(super) fn queue(&self) -> i64 {
+        self.queue
+    }
+
+    pub(super) fn seq(&self) -> Option<Seq> {
+        self.seq
+    }
+}
+
+/// What is to be written, gathered over all rows.
+#[derive(Default)]
+pub(super) struct Plan {
+    deleted: Vec<WorkId>,
+    kept: Vec<(WorkId, Option<String>)>,
+    /// Row, error, when it is due again; `None` when it is dead.
+    failed: Vec<(WorkId, String, Option<i64>)>,
+    released: Vec<(WorkId, i64)>,
+    freed: HashMap<String, i64>,
+    keys: Vec<(i64, String)>,
+    hints: Vec<(i64, i64)>,
+    replays: BTreeMap<String, replay::Ended>,
+}
+
+impl Plan {
+    pub(super) fn add(
+        &mut self,
+        id: WorkId,
+        row: &Leased,
+        queue: &QueueInfo,
+        outcome: &Outcome,
+        now_us: i64,
+    ) -> Verdict {
+        for name in &queue.limits {
+            *self.freed.entry(name.clone()).or_default() += 1;
+        }
+        if !queue.limits.is_empty() {
+            self.hints.push((row.queue, now_us)); // A place may be free.
+        }
+        let verdict = match outcome {
+            Outcome::Done { output } => {
+                if output.is_some() || row.attempt > 1 {
+                    self.kept.push((id, output.clone()));
+                } else {
+                    self.deleted.push(id);
+                }
+                Verdict::Done
+            }
+            Outcome::Failed { error, permanent, delay } => {
+                let jitter = rand::random::<f64>();
+                let next = queue.policy.after_failure(row.attempt, *permanent, *delay, jitter);
+                let due = match next {
+                    Next::RetryAfter(wait) => Some(now_us.saturating_add(Span(wait).micros())),
+                    Next::Dead => None,
+                };
+                self.hints.extend(due.map(|due| (row.queue, due)));
+                self.failed.push((id, shorten(error), due));
+                if due.is_some() { Verdict::Again } else { Verdict::Dead }
+            }
+            Outcome::Released { delay } => {
+                let due = now_us.saturating_add(Span(*delay).micros());
+                self.released.push((id, due));
+                self.hints.push((row.queue, due));
+                Verdict::Again
+            }
+        };
+        if matches!(verdict, Verdict::Done | Verdict::Dead) {
+            self.keys.extend(row.key.clone().map(|key| (row.queue, key)));
+            if let Some(tag) = &row.tag {
+                self.replays.entry(tag.clone()).or_default().count(verdict == Verdict::Done, row.seq);
+            }
+        }
+        metrics::work_settled(&queue.name, verdict);
+        verdict
+    }
+
+    pub(super) async fn execute(self, tx: &mut Tx, now_us: i64) -> Result<(), sqlx::Error> {
+        for chunk in bulk::chunks(&self.deleted) {
+            let text = format!("delete from work where id in ({})", bulk::list(1, chunk.len()));
+            tx.execute(bind_ids(built(text), chunk)).await?;
+        }
+        self.keep(tx, now_us).await?;
+        self.retry(tx, now_us).await?;
+        self.release(tx).await?;
+        limit::give_back(tx, &self.freed).await?;
+        let mut hints = self.hints;
+        hints.extend(key::release(tx, &self.keys, now_us).await?);
+        if !hints.is_empty() {
+            hint_due(tx, &hints).await?;
+        }
+        for (tag, ended) in self.replays {
+            replay::progress(tx, &tag, ended).await?;
+        }
+        tx.wake(crate::signals::OUTCOME);
+        Ok(())
+    }
+
+    async fn keep(&self, tx: &mut Tx, now_us: i64) -> Result<(), sqlx::Error> {
+        for chunk in bulk::chunks(&self.kept) {
+            let n = chunk.len();
+            let mut query = built(format!(
+                "update work set state = 'done', due_at_us = $1, token = null, owner = null,
+                     output = case id {} end where id in ({})",
+                bulk::arms(2, n),
+                bulk::list(2 + 2 * n, n)
+            ));
+            query = query.bind(now_us.saturating_add(Span(KEPT).micros()));
+            for (id, output) in chunk {
+                query = query.bind(id.bytes()).bind(output.clone());
+            }
+            for (id, _) in chunk {
+                query = query.bind(id.bytes());
+            }
+            tx.execute(query).await?;
+        }
+        Ok(())
+    }
+
+    async fn retry(&self, tx: &mut Tx, now_us: i64) -> Result<(), sqlx::Error> {
+        for chunk in bulk::chunks(&self.failed) {
+            let n = chunk.len();
+            let due = bulk::arms(2, n);
+            let mut query = built(format!(
+                "update work set
+                     state = case when case id {due} end = {NEVER_US} then 'dead' else 'ready' end,
+                     due_at_us = case id {due} end, token = null, owner = null,
+                     first_failed_at_us = coalesce(first_failed_at_us, $1),
+                     last_failed_at_us = $1, last_error = case id {errors} end
+                 where id in ({ids})",
+                errors = bulk::arms(2 + 2 * n, n),
+                ids = bulk::list(2 + 4 * n, n)
+            ));
+            query = query.bind(now_us);
+            for (id, _, due) in chunk {
+                query = query.bind(id.bytes()).bind(due.unwrap_or(NEVER_US));
+            }
+            for (id, error, _) in chunk {
+                query = query.bind(id.bytes()).bind(error.clone());
+            }
+            for (id, ..) in chunk {
+                query = query.bind(id.bytes());
+            }
+            tx.execute(query).await?;
+        }
+        Ok(())
+    }
+
+    async fn release(&self, tx: &mut Tx) -> Result<(), sqlx::Error> {
+        for chunk in bulk::chunks(&self.released) {
+            let n = chunk.len();
+            let mut query = built(format!(
+                "update work set state = 'ready', due_at_us = case id {} end, token = null,
+                     owner = null, attempt = attempt - 1 where id in ({})",
+                bulk::arms(1, n),
+                bulk::list(1 + 2 * n, n)
+            ));
+            for (id, due) in chunk {
+                query = query.bind(id.bytes()).bind(*due);
+            }
+            for (id, _) in chunk {
+                query = query.bind(id.bytes());
+            }
+            tx.execute(query).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The rows of `answers` that are under a lease that has not ended.
+async fn leased(
+    tx: &mut Tx,
+    answers: &[(WorkId, LeaseToken, Outcome)],
+    now_us: i64,
+) -> Result<HashMap<WorkId, Leased>, sqlx::Error> {
+    let lock = if tx.dialect() == Dialect::Postgres { " for update" } else { "" };
+    let mut rows = HashMap::with_capacity(answers.len());
+    for (token, ids) in by_token(answers.iter().map(|(id, token, _)| (*id, *token))) {
+        for chunk in bulk::chunks(&ids) {
+            let query = built(format!(
+                "select id, queue, token, attempt, key, tag, seq from work
+                 where token = $1 and state = 'leased' and due_at_us > $2 and id in ({}){lock}",
+                bulk::list(3, chunk.len())
+            ));
+            let query = bind_ids(query.bind(token).bind(now_us), chunk);
+            for row in tx.fetch_all(query).await? {
+                rows.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?, Leased::read(&row));
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn by_token(
+    leases: impl Iterator<Item = (WorkId, LeaseToken)>,
+) -> BTreeMap<i64, Vec<WorkId>> {
+    let mut groups: BTreeMap<i64, Vec<WorkId>> = BTreeMap::new();
+    for (id, token) in leases {
+        groups.entry(token.get()).or_default().push(id);
+    }
+    for ids in groups.values_mut() {
+        ids.sort_unstable();
+        ids.dedup();
+    }
+    groups
+}
+
+fn bind_ids(mut query: Query, ids: &[WorkId]) -> Query {
+    for id in ids {
+        query = query.bind(id.bytes());
+    }
+    query
+}
+
+async fn hint_expiry(tx: &mut Tx, mut queues: Vec<i64>, until: i64) -> Result<(), sqlx::Error> {
+    queues.sort_unstable();
+    queues.dedup();
+    for chunk in bulk::chunks(&queues) {
+        let mut query = built(format!(
+            "update work_queue set next_expiry_us = $1 where next_expiry_us > $1 and id in ({})",
+            bulk::list(2, chunk.len())
+        ));
+        query = query.bind(until);
+        for id in chunk {
+            query = query.bind(*id);
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
+}
+
+fn shorten(error: &str) -> String {
+    if error.len() <= ERROR_BYTES_MAX {
+        return error.to_owned();
+    }
+    let end = (0..=ERROR_BYTES_MAX).rev().find(|at| error.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}…", &error[..end])
+}

@@ -1,0 +1,133 @@
+//! The client.
+
+use std::sync::Arc;
+
+use reqwest::{Client, redirect, retry};
+use tokio::time::{Instant, timeout};
+
+use crate::checked_resolver::CheckedResolver;
+use crate::crypto_provider::install_crypto_provider;
+use crate::egress_error::EgressError;
+use crate::egress_policy::{EgressPolicy, PrivateNetworks};
+use crate::lookup::{Lookup, SystemLookup};
+use crate::refused_address::RefusedAddress;
+use crate::request::{Request, without_owned_headers};
+use crate::response::{Response, read_body};
+use crate::target::Target;
+
+const USER_AGENT: &str = concat!("skald/", env!("CARGO_PKG_VERSION"));
+
+/// Sends HTTP to addresses that others chose, within an [`EgressPolicy`].
+///
+/// Clones share one pool of connections.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    client: Client,
+    allow_private: Arc<PrivateNetworks>,
+}
+
+impl Egress {
+    /// A client that resolves names as the operating system does.
+    ///
+    /// # Errors
+    /// [`EgressError::Build`] if the system has no root certificates.
+    pub fn new(policy: EgressPolicy) -> Result<Egress, EgressError> {
+        Egress::with_lookup(policy, Arc::new(SystemLookup::new()))
+    }
+
+    /// A client that resolves names by `lookup`. Its answers are checked like any others.
+    ///
+    /// # Errors
+    /// [`EgressError::Build`] if the system has no root certificates.
+    pub fn with_lookup(
+        policy: EgressPolicy,
+        lookup: Arc<dyn Lookup>,
+    ) -> Result<Egress, EgressError> {
+        install_crypto_provider();
+        let allow_private = Arc::new(policy.allow_private);
+        let resolver = CheckedResolver { lookup, allow_private: Arc::clone(&allow_private) };
+        let client = Client::builder()
+            .user_agent(USER_AGENT)
+            .dns_resolver(Arc::new(resolver))
+            // A proxy would resolve the name again, where it cannot be checked.
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            // The caller counts attempts; one call is one attempt.
+            .retry(retry::never())
+            // The limit on a body is on what is received, so nothing may inflate it.
+            .no_gzip()
+            .no_brotli()
+            .no_deflate()
+            .no_zstd()
+            .connect_timeout(policy.connect_timeout)
+            .pool_idle_timeout(policy.idle_timeout)
+            .pool_max_idle_per_host(policy.idle_connections_per_host_max)
+            .build()
+            .map_err(EgressError::Build)?;
+        Ok(Egress { client, allow_private })
+    }
+
+    /// Parses a URL and checks what can be checked without a lookup, when an endpoint is
+    /// registered. A name is resolved and checked at every connection.
+    ///
+    /// # Errors
+    /// [`EgressError::InvalidUrl`] unless it is `http` or `https` to port 80, 443 or from 1024 up,
+    /// without user name, password and fragment; [`EgressError::RefusedAddress`] if its host is an
+    /// address (in any notation) or `localhost`, and the policy does not let that through.
+    pub fn check_url(&self, url: &str) -> Result<Target, EgressError> {
+        let target = Target::parse(url).map_err(|fault| EgressError::InvalidUrl { fault })?;
+        self.check_known_addresses(&target)?;
+        Ok(target)
+    }
+
+    /// Sends one request and reads the response, whatever its status. Redirects are not followed.
+    ///
+    /// # Errors
+    /// Any [`EgressError`] but `InvalidUrl` and `Build`. After `Timeout` and `Protocol` the other
+    /// side may have acted on the request.
+    pub async fn send(&self, request: Request) -> Result<Response, EgressError> {
+        // Again, because the target may have been checked under another policy; and because a
+        // literal address is connected to without asking the resolver.
+        self.check_known_addresses(&request.url)?;
+        let (target, after) = (request.url.clone(), request.timeout);
+        match timeout(after, self.exchange(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(source)) => Err(EgressError::from_exchange(&target, source)),
+            Err(_) => Err(EgressError::Timeout { host: target.host().to_owned(), after }),
+        }
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Response, reqwest::Error> {
+        let started = Instant::now();
+        let mut response = self
+            .client
+            .request(request.method, request.url.url().clone())
+            .headers(without_owned_headers(request.headers))
+            .body(request.body)
+            .send()
+            .await?;
+        let (body, truncated) = read_body(&mut response).await?;
+        Ok(Response {
+            status: response.status(),
+            headers: std::mem::take(response.headers_mut()),
+            body,
+            truncated,
+            duration: started.elapsed(),
+        })
+    }
+
+    fn check_known_addresses(&self, target: &Target) -> Result<(), EgressError> {
+        let mut refused = None;
+        for address in target.known_addresses() {
+            match self.allow_private.check(address) {
+                Ok(()) => return Ok(()),
+                Err(kind) => {
+                    let host = target.host().to_owned();
+                    refused.get_or_insert(RefusedAddress { host, address, kind });
+                }
+            }
+        }
+        refused.map_or(Ok(()), |refused| Err(EgressError::RefusedAddress(refused)))
+    }
+}

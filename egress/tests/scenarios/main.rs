@@ -1,0 +1,5 @@
+//! Outbound HTTP against real servers on this machine.
+
+mod endpoint;
+mod exchanges;
+mod refusals;

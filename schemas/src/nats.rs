@@ -1,0 +1,53 @@
+//! Events over NATS, after the CloudEvents binding: attributes in headers, data as the payload.
+
+use bytes::Bytes;
+
+use crate::{Data, Event, Faults, ParseError, header_value, media_type};
+
+/// The headers and the payload of an event in binary mode.
+///
+/// All attributes are headers here, `ce-datacontenttype` included. It is left out only where the
+/// payload alone tells that it is JSON.
+#[must_use]
+pub fn to_message(event: &Event) -> (Vec<(String, String)>, Bytes) {
+    let mut headers = header_value::attributes(event);
+    let content_type = match (&event.datacontenttype, &event.data) {
+        (Some(declared), _) => Some(declared.as_ref()),
+        (None, Data::Empty | Data::Json(_)) => None,
+        (None, Data::Text(_)) => Some("text/plain"),
+        (None, Data::Binary(_)) => Some("application/octet-stream"),
+    };
+    headers.extend(content_type.map(|value| header_value::header("datacontenttype", value)));
+    (headers, event.data.to_bytes())
+}
+
+/// Reads a message: as structured JSON when its `Content-Type` says so, in binary mode when it has
+/// a `ce-specversion`; `None` when it is a plain message, which is the caller's to decide on.
+/// Header names are taken without regard to case.
+///
+/// # Errors
+/// [`ParseError`] for a message that claims to be an event but is not a valid one.
+pub fn from_message<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    payload: Bytes,
+) -> Result<Option<Event>, ParseError> {
+    let headers: Vec<(&str, &str)> = headers.collect();
+    let find = |wanted: &str| {
+        let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.map(|(_, value)| *value)
+    };
+    let content_type = find("content-type").map(media_type::essence).unwrap_or_default();
+    let content_type = content_type.to_ascii_lowercase();
+    if content_type == "application/cloudevents+json" {
+        return Event::from_json(&payload).map(Some);
+    }
+    if content_type.starts_with("application/cloudevents") {
+        let why = format!("the format {content_type} is not supported over NATS");
+        return Err(Faults::one("", why).into());
+    }
+    if find("ce-specversion").is_none() {
+        return Ok(None);
+    }
+    let headers = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+    header_value::read(None, headers, payload).map(Some).map_err(ParseError::Invalid)
+}
