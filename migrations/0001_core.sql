@@ -41,6 +41,8 @@ create table consumer (
     side_effects text not null check (side_effects in ('none', 'email', 'http')),
     -- The generation that readers see; a rebuild fills the next one beside it.
     generation bigint not null,
+    -- Whether its rows are kept per generation, so that it can be rebuilt.
+    rebuilds bigint not null check (rebuilds in (0, 1)),
     version bigint not null,
     created_at_us bigint not null,
     updated_at_us bigint not null,

@@ -1,1 +1,21 @@
-//! skald
+//! Skald: an event platform as a library and as one binary.
+//!
+//! [`Skald`] runs the platform inside a program, with the program's own consumers beside those that
+//! come with it; the binary runs the same. [`config`] says with what, [`server`] starts and stops
+//! it, [`api`] answers HTTP, [`cli`] is the command line, [`telemetry`] makes it visible.
+
+mod facade;
+pub use facade::{Skald, SkaldError};
+
+pub use bus::{
+    BatchConsumer, Consumer, Delivery, DomainEvent, Failure, Permanent, Policy, SideEffects, Tx,
+};
+pub use schemas::Event;
+
+pub mod api;
+pub mod bench;
+pub mod cli;
+pub mod config;
+pub mod keys;
+pub mod server;
+pub mod telemetry;

@@ -1,1 +1,8 @@
-fn main(){}
+//! The `skald` binary.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    skald::cli::run().await
+}

@@ -127,14 +127,9 @@ pub async fn groups(db: &crate::Db, queue: QueueId) -> Result<Vec<Group>, sqlx::
 ///
 /// # Errors
 /// Those of the database.
-pub async fn count(
-    db: &crate::Db,
-    queue: QueueId,
-    which: &Selection,
-) -> Result<i64, sqlx::Error> {
+pub async fn count(db: &crate::Db, queue: QueueId, which: &Selection) -> Result<i64, sqlx::Error> {
     let (condition, binds) = which.condition(2);
-    let text =
-        format!("select count(*) from work where queue = $1 and state = 'dead'{condition}");
+    let text = format!("select count(*) from work where queue = $1 and state = 'dead'{condition}");
     let row = db.fetch_optional(bind(built(text).bind(queue.0), binds)).await?;
     Ok(row.map_or(0, |row| row.get(0)))
 }
@@ -180,11 +175,7 @@ pub async fn redrive(
 ///
 /// # Errors
 /// Those of the database.
-pub async fn discard(
-    tx: &mut Tx,
-    queue: QueueId,
-    which: &Selection,
-) -> Result<i64, sqlx::Error> {
+pub async fn discard(tx: &mut Tx, queue: QueueId, which: &Selection) -> Result<i64, sqlx::Error> {
     let forget_us = tx.clock().now().as_micros() + crate::Span(DISCARDED_KEPT).micros();
     let (condition, binds) = which.condition(3);
     let text = format!(

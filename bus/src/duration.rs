@@ -12,7 +12,9 @@ pub struct Span(pub Duration);
 
 /// Not a duration.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a duration is a whole number and `ms`, `s`, `m`, `h` or `d`, such as `30s`, at most 3650d; not `{0}`")]
+#[error(
+    "a duration is a whole number and `ms`, `s`, `m`, `h` or `d`, such as `30s`, at most 3650d; not `{0}`"
+)]
 pub struct InvalidSpan(String);
 
 /// Ten years: what is longer is a mistake.

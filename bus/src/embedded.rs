@@ -30,7 +30,7 @@ use crate::embedded::recent::Recent;
 use crate::embedded::writer::{Command, Publish, QUEUE_MAX};
 use crate::log::check_size;
 use crate::{
-    Clock, Log, LogState, Page, PublishError, Pruned, Read, ReadError, Receipt, Recorded,
+    Clock, Log, LogState, Page, Pruned, PublishError, Read, ReadError, Receipt, Recorded,
     Retention, Seq,
 };
 

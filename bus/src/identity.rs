@@ -10,7 +10,9 @@ use crate::{Db, Log, LogState, ReadError};
 #[non_exhaustive]
 pub enum LogIdentityError {
     /// The log was replaced: positions in it would name other events.
-    #[error("the database belongs to another log ({known}) than the one given ({found}); restore the log that belongs to it, or start with a fresh database and replay")]
+    #[error(
+        "the database belongs to another log ({known}) than the one given ({found}); restore the log that belongs to it, or start with a fresh database and replay"
+    )]
     Another {
         /// The log that the database knows.
         known: String,
@@ -18,7 +20,9 @@ pub enum LogIdentityError {
         found: String,
     },
     /// The log is older than the cursors: it was restored from before they were written.
-    #[error("a consumer has read up to {cursor}, but the log ends at {last}: it has lost events; restore a newer copy")]
+    #[error(
+        "a consumer has read up to {cursor}, but the log ends at {last}: it has lost events; restore a newer copy"
+    )]
     Behind {
         /// The furthest cursor.
         cursor: i64,
@@ -37,7 +41,8 @@ pub enum LogIdentityError {
 pub(crate) async fn check(db: &Db, log: &dyn Log) -> Result<(), LogIdentityError> {
     let LogState { identity, last, .. } = log.state().await?;
     let mut tx = db.begin().await?;
-    let note = sql("insert into log_identity (one, identity) values (1, $1) on conflict do nothing");
+    let note =
+        sql("insert into log_identity (one, identity) values (1, $1) on conflict do nothing");
     tx.execute(note.bind(identity.clone())).await?;
     let known = tx.fetch_optional(sql("select identity from log_identity")).await?;
     let known: String = known.map_or_else(|| identity.clone(), |row| row.get(0));

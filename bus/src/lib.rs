@@ -21,7 +21,7 @@ pub use rate::{InvalidRate, Rate};
 
 pub mod log;
 pub use log::{
-    Log, LogState, Page, PublishError, Pruned, Read, ReadError, Receipt, Recorded, Retention,
+    Log, LogState, Page, Pruned, PublishError, Read, ReadError, Receipt, Recorded, Retention,
 };
 
 mod tail;

@@ -137,7 +137,9 @@ pub enum PublishError {
         bytes: usize,
     },
     /// More than [`PUBLISH_EVENTS_MAX`] events or [`PUBLISH_BYTES_MAX`] bytes in one call.
-    #[error("{events} events of {bytes} bytes, the limits of one call are {PUBLISH_EVENTS_MAX} events and {PUBLISH_BYTES_MAX} bytes")]
+    #[error(
+        "{events} events of {bytes} bytes, the limits of one call are {PUBLISH_EVENTS_MAX} events and {PUBLISH_BYTES_MAX} bytes"
+    )]
     BatchTooLarge {
         /// Events in the call.
         events: usize,

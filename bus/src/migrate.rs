@@ -26,7 +26,9 @@ async fn apply(tx: &mut Tx) -> Result<(), DbError> {
     let dialect = tx.dialect();
     if dialect == Dialect::Postgres {
         // Released with the transaction. The number means "skald migrations" and nothing else.
-        tx.execute(sql("select pg_advisory_xact_lock(7310482910)")).await.map_err(DbError::Prepare)?;
+        tx.execute(sql("select pg_advisory_xact_lock(7310482910)"))
+            .await
+            .map_err(DbError::Prepare)?;
     }
     tx.execute(sql("create table if not exists schema_migration (
             version bigint primary key, name text not null, text_hash text not null,

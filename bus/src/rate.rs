@@ -15,7 +15,9 @@ pub struct Rate {
 
 /// Not a rate.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a rate is a number, `/` and `s`, `m`, `h` or `d`, such as `50/s`, at most 1000000/s and at least one in 30 days; not `{0}`")]
+#[error(
+    "a rate is a number, `/` and `s`, `m`, `h` or `d`, such as `50/s`, at most 1000000/s and at least one in 30 days; not `{0}`"
+)]
 pub struct InvalidRate(String);
 
 impl Rate {

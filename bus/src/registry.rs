@@ -70,6 +70,8 @@ pub struct Registration {
     pub side_effects: SideEffects,
     /// The generation that readers see.
     pub generation: i64,
+    /// Whether it can be rebuilt.
+    pub rebuilds: bool,
     /// Grows with each change.
     pub version: i64,
     /// When it was last changed.
@@ -92,15 +94,16 @@ pub fn queue_name(consumer: &str, generation: i64) -> String {
 }
 
 const COLUMNS: &str = "name, kind, types, filter, url, secret, policy, state, side_effects,
-    generation, version, updated_at_us";
+    generation, rebuilds, version, updated_at_us";
 
 /// The version that all consumers' configuration is at.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn version(tx: &mut Tx) -> Result<i64, sqlx::Error> {
-    let row =
-        tx.fetch_optional(sql("select version from config_version where kind = 'consumer'")).await?;
+    let row = tx
+        .fetch_optional(sql("select version from config_version where kind = 'consumer'"))
+        .await?;
     Ok(row.map_or(0, |row| row.get(0)))
 }
 
@@ -143,8 +146,8 @@ pub async fn create(
 ) -> Result<(), sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
     let query = sql("insert into consumer (name, kind, types, filter, url, secret, policy, state,
-            side_effects, generation, version, created_at_us, updated_at_us, updated_by)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13)")
+            side_effects, generation, rebuilds, version, created_at_us, updated_at_us, updated_by)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13, $14)")
     .bind(new.name.clone())
     .bind(new.kind.as_str())
     .bind(json(&new.types))
@@ -155,6 +158,7 @@ pub async fn create(
     .bind(if new.paused { "paused" } else { "running" })
     .bind(new.side_effects.as_str())
     .bind(new.generation)
+    .bind(i64::from(new.rebuilds))
     .bind(1_i64)
     .bind(now_us)
     .bind(by.to_owned());
@@ -220,26 +224,27 @@ pub(crate) async fn generations(db: &Db) -> Result<Vec<(String, i64)>, sqlx::Err
 /// Those of the database.
 pub async fn update(tx: &mut Tx, to: &Registration, by: &str) -> Result<bool, sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
-    let query = sql("update consumer set kind = $3, types = $4, filter = $5, url = $6, secret = $7,
-            policy = $8, state = $9, side_effects = $10, version = version + 1,
-            updated_at_us = $11, updated_by = $12 where name = $1 and version = $2")
-    .bind(to.name.clone())
-    .bind(to.version)
-    .bind(to.kind.as_str())
-    .bind(json(&to.types))
-    .bind(to.filter.as_ref().map(json))
-    .bind(to.url.clone())
-    .bind(to.secret.clone())
-    .bind(json(&to.policy))
-    .bind(if to.paused { "paused" } else { "running" })
-    .bind(to.side_effects.as_str())
-    .bind(now_us)
-    .bind(by.to_owned());
+    let query =
+        sql("update consumer set kind = $3, types = $4, filter = $5, url = $6, secret = $7,
+            policy = $8, state = $9, side_effects = $10, rebuilds = $11, version = version + 1,
+            updated_at_us = $12, updated_by = $13 where name = $1 and version = $2")
+        .bind(to.name.clone())
+        .bind(to.version)
+        .bind(to.kind.as_str())
+        .bind(json(&to.types))
+        .bind(to.filter.as_ref().map(json))
+        .bind(to.url.clone())
+        .bind(to.secret.clone())
+        .bind(json(&to.policy))
+        .bind(if to.paused { "paused" } else { "running" })
+        .bind(to.side_effects.as_str())
+        .bind(i64::from(to.rebuilds))
+        .bind(now_us)
+        .bind(by.to_owned());
     if tx.execute(query).await?.rows_affected() == 0 {
         return Ok(false);
     }
-    let queue =
-        work::define(tx, to.kind.work(), &to.queue_name(), &to.policy, &[]).await?;
+    let queue = work::define(tx, to.kind.work(), &to.queue_name(), &to.policy, &[]).await?;
     work::set_paused(tx, queue, to.paused).await?;
     touch(tx).await?;
     Ok(true)
@@ -284,6 +289,7 @@ pub async fn ensure(db: &Db, spec: &Spec) -> Result<(), sqlx::Error> {
         paused: known.as_ref().is_some_and(|known| known.paused),
         side_effects: spec.side_effects,
         generation: known.as_ref().map_or(1, |known| known.generation),
+        rebuilds: spec.rebuilds,
         version: known.as_ref().map_or(1, |known| known.version),
         updated_at: tx.clock().now(),
     };
@@ -302,6 +308,7 @@ fn same(known: &Registration, wanted: &Registration) -> bool {
         && known.types == wanted.types
         && known.policy == wanted.policy
         && known.side_effects == wanted.side_effects
+        && known.rebuilds == wanted.rebuilds
 }
 
 /// Tells every cache, on every node, to look anew.
@@ -310,6 +317,19 @@ pub(crate) async fn touch(tx: &mut Tx) -> Result<(), sqlx::Error> {
         .await?;
     tx.wake(signals::CONFIG);
     Ok(())
+}
+
+/// How far a consumer has read the log, in the generation that serves.
+///
+/// # Errors
+/// Those of the database.
+pub async fn position(db: &Db, of: &Registration) -> Result<Seq, sqlx::Error> {
+    let query = sql("select min(cursor_seq) from consumer_partition
+         where consumer = $1 and generation = $2")
+    .bind(of.name.clone())
+    .bind(of.generation);
+    let lowest: Option<i64> = db.fetch_optional(query).await?.and_then(|row| row.get(0));
+    Ok(Seq::new(lowest.unwrap_or(0)))
 }
 
 /// The lowest position that some consumer has not passed, rebuilds included.
@@ -351,8 +371,9 @@ fn read(row: &AnyRow) -> Result<Registration, sqlx::Error> {
             _ => SideEffects::None,
         },
         generation: row.get(9),
-        version: row.get(10),
-        updated_at: Timestamp::from_micros(row.get(11)),
+        rebuilds: row.get::<i64, _>(10) == 1,
+        version: row.get(11),
+        updated_at: Timestamp::from_micros(row.get(12)),
     })
 }
 

@@ -359,29 +359,27 @@ const COLUMNS: &str = "id, consumer, mode, types, from_seq, to_seq, rate_milli, 
     total, handed, done, dead, skipped, generation, error, created_at_us, updated_at_us";
 
 async fn insert(tx: &mut Tx, replay: &Replay, by: &str) -> Result<(), sqlx::Error> {
-    let query = built(format!(
-        "insert into replay ({COLUMNS}, created_by) values ({})",
-        bulk::list(1, 19)
-    ))
-    .bind(replay.id.0.clone())
-    .bind(replay.consumer.clone())
-    .bind(replay.mode.as_str())
-    .bind(registry::json(&replay.types))
-    .bind(replay.from.get())
-    .bind(replay.to.get())
-    .bind(replay.rate_milli)
-    .bind(replay.status.as_str())
-    .bind(replay.cursor.get())
-    .bind(replay.total)
-    .bind(replay.handed)
-    .bind(replay.done)
-    .bind(replay.dead)
-    .bind(replay.skipped)
-    .bind(replay.generation)
-    .bind(replay.error.clone())
-    .bind(replay.created_at.as_micros())
-    .bind(replay.updated_at.as_micros())
-    .bind(by.to_owned());
+    let query =
+        built(format!("insert into replay ({COLUMNS}, created_by) values ({})", bulk::list(1, 19)))
+            .bind(replay.id.0.clone())
+            .bind(replay.consumer.clone())
+            .bind(replay.mode.as_str())
+            .bind(registry::json(&replay.types))
+            .bind(replay.from.get())
+            .bind(replay.to.get())
+            .bind(replay.rate_milli)
+            .bind(replay.status.as_str())
+            .bind(replay.cursor.get())
+            .bind(replay.total)
+            .bind(replay.handed)
+            .bind(replay.done)
+            .bind(replay.dead)
+            .bind(replay.skipped)
+            .bind(replay.generation)
+            .bind(replay.error.clone())
+            .bind(replay.created_at.as_micros())
+            .bind(replay.updated_at.as_micros())
+            .bind(by.to_owned());
     tx.execute(query).await.map(|_| ())
 }
 

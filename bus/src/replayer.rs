@@ -119,10 +119,8 @@ impl Replayer {
         allowed: i64,
     ) -> Result<i64, ReplayError> {
         let limit = usize::try_from(allowed).unwrap_or(1);
-        let read = Read::after(replay.cursor)
-            .until(replay.to)
-            .types(replay.types.clone())
-            .limit(limit);
+        let read =
+            Read::after(replay.cursor).until(replay.to).types(replay.types.clone()).limit(limit);
         let page = self.log.read(read).await?;
         let coverage = Coverage::load(&self.db, consumer.clone()).await?;
         let events: Vec<Arc<Recorded>> =
@@ -169,18 +167,13 @@ impl Replayer {
     }
 
     /// Watches the new generation and lets it take over once it has caught up.
-    async fn rebuild(
-        &self,
-        replay: &Replay,
-        consumer: &Registration,
-    ) -> Result<Step, ReplayError> {
+    async fn rebuild(&self, replay: &Replay, consumer: &Registration) -> Result<Step, ReplayError> {
         let Some(generation) = replay.generation else { return Ok(Step::Wait) };
         let query = sql("select min(cursor_seq) from consumer_partition
              where consumer = $1 and generation = $2")
         .bind(consumer.name.clone())
         .bind(generation);
-        let cursor: Option<i64> =
-            self.db.fetch_optional(query).await?.and_then(|row| row.get(0));
+        let cursor: Option<i64> = self.db.fetch_optional(query).await?.and_then(|row| row.get(0));
         let cursor = Seq::new(cursor.unwrap_or(0));
         let caught_up = cursor >= replay.to && cursor >= *self.log.head().borrow();
         let handler = self.handlers.iter().find(|h| *h.spec().name == *consumer.name);
@@ -297,7 +290,11 @@ impl Pace {
         Pace { since: Instant::now(), saved: 1.0 }
     }
 
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "small counts")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "small counts"
+    )]
     fn allows(&mut self, rate_milli: Option<i64>) -> i64 {
         let Some(rate) = rate_milli.map(|milli| milli as f64 / 1_000.0) else { return i64::MAX };
         let earned = self.since.elapsed().as_secs_f64() * rate;

@@ -138,8 +138,7 @@ impl Runner {
         let Some(queue) = work::find(&self.db, config.kind.work(), &queue_name).await? else {
             return Ok(None);
         };
-        let assignment =
-            Assignment::refresh(&self.db, &self.node, name, self.generation).await?;
+        let assignment = Assignment::refresh(&self.db, &self.node, name, self.generation).await?;
         let read_through = Seq::ZERO;
         let renewed = tokio::time::Instant::now();
         Ok(Some(Position {
@@ -230,9 +229,7 @@ impl Runner {
             leave_row(&mut tx, at, item, None);
         }
         tx.flush().await?;
-        at.assignment
-            .advance(&mut tx, &self.node, name, self.generation, page.through)
-            .await??;
+        at.assignment.advance(&mut tx, &self.node, name, self.generation, page.through).await??;
         tx.commit().await?;
         at.assignment.advanced(page.through);
         at.covered = true;

@@ -7,4 +7,4 @@ mod interval;
 pub use interval::{Interval, InvalidInterval};
 
 mod timeseries;
-pub use timeseries::{Point, POINTS_MAX, Timeseries, TimeseriesError};
+pub use timeseries::{POINTS_MAX, Point, Timeseries, TimeseriesError};

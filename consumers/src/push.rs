@@ -150,7 +150,8 @@ async fn settle(db: Db, log: Arc<dyn Log>, mut inbox: mpsc::Receiver<Answer>) {
 }
 
 async fn post(egress: &Egress, consumer: &Registration, lease: &Lease, at: i64) -> Outcome {
-    let failed = |error: String, permanent: bool, delay| Outcome::Failed { error, permanent, delay };
+    let failed =
+        |error: String, permanent: bool, delay| Outcome::Failed { error, permanent, delay };
     let url = consumer.url.as_deref().unwrap_or_default();
     let target = match egress.check_url(url) {
         Ok(target) => target,
@@ -209,7 +210,11 @@ fn told(response: &egress::Response) -> String {
     let text = String::from_utf8_lossy(shown);
     let text = text.trim();
     let status = response.status.as_u16();
-    if text.is_empty() { format!("answered {status}") } else { format!("answered {status}: {text}") }
+    if text.is_empty() {
+        format!("answered {status}")
+    } else {
+        format!("answered {status}: {text}")
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -63,6 +63,14 @@ impl Faults {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// `value` when nothing is wrong.
+    ///
+    /// # Errors
+    /// The faults, when there are any.
+    pub fn or<T>(self, value: T) -> Result<T, Faults> {
+        if self.is_empty() { Ok(value) } else { Err(self) }
+    }
 }
 
 impl Display for Faults {

@@ -169,8 +169,8 @@ impl Reader {
         )?;
         let mut total = 0;
         for kind in matching {
-            let of_kind: i64 = statement
-                .query_row(params![kind, after.get(), until.get()], |row| row.get(0))?;
+            let of_kind: i64 =
+                statement.query_row(params![kind, after.get(), until.get()], |row| row.get(0))?;
             total += u64::try_from(of_kind).unwrap_or(0);
         }
         Ok(total)
@@ -184,9 +184,8 @@ impl Reader {
         let (mut low, mut high) = (1_i64, head.get() + 1);
         while low < high {
             let middle = low + (high - low) / 2;
-            let found: Option<(i64, i64)> = statement
-                .query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
+            let found: Option<(i64, i64)> =
+                statement.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
             match found {
                 Some((seq, recorded)) if recorded < at.as_micros() => low = seq + 1,
                 _ => high = middle,
@@ -207,7 +206,9 @@ impl Reader {
     pub(super) fn recorded_at(&mut self, from: Seq) -> rusqlite::Result<Option<Timestamp>> {
         let at: Option<i64> = self
             .connection
-            .prepare_cached("select recorded_at_us from event where seq >= ?1 order by seq limit 1")?
+            .prepare_cached(
+                "select recorded_at_us from event where seq >= ?1 order by seq limit 1",
+            )?
             .query_row([from.get()], |row| row.get(0))
             .optional()?;
         Ok(at.map(Timestamp::from_micros))
@@ -215,8 +216,9 @@ impl Reader {
 
     /// Every type, with what it holds.
     pub(super) fn type_rows(&mut self) -> rusqlite::Result<Vec<TypeRow>> {
-        let mut statement =
-            self.connection.prepare_cached("select id, name, events, bytes from type order by id")?;
+        let mut statement = self
+            .connection
+            .prepare_cached("select id, name, events, bytes from type order by id")?;
         let rows = statement.query_map([], |row| {
             let name = EventType::from_trusted(row.get::<_, String>(1)?.into());
             Ok(TypeRow { id: row.get(0)?, name, events: row.get(2)?, bytes: row.get(3)? })

@@ -180,8 +180,9 @@ impl Writer {
                  returning length(id) + length(attributes) + length(data)",
             )?;
             for seq in seqs {
-                let freed: Vec<i64> =
-                    statement.query_map([seq.get()], |row| row.get(0))?.collect::<Result<_, _>>()?;
+                let freed: Vec<i64> = statement
+                    .query_map([seq.get()], |row| row.get(0))?
+                    .collect::<Result<_, _>>()?;
                 deleted += i64::try_from(freed.len()).unwrap_or(0);
                 bytes += freed.iter().sum::<i64>();
             }
@@ -271,9 +272,9 @@ impl Group<'_> {
     }
 
     fn note_growth(&self) -> rusqlite::Result<()> {
-        let mut statement = self
-            .tx
-            .prepare_cached("update type set events = events + ?2, bytes = bytes + ?3 where id = ?1")?;
+        let mut statement = self.tx.prepare_cached(
+            "update type set events = events + ?2, bytes = bytes + ?3 where id = ?1",
+        )?;
         for (kind, (events, bytes)) in &self.growth {
             statement.execute(params![kind, events, bytes])?;
         }

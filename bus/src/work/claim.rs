@@ -111,7 +111,9 @@ pub async fn next_due(
     let text = "select min(next_due_us) from work_queue where kind = $1 and paused = 0";
     let query = match queue {
         None => sql(text).bind(kind.to_owned()),
-        Some(name) => built(format!("{text} and name = $2")).bind(kind.to_owned()).bind(name.to_owned()),
+        Some(name) => {
+            built(format!("{text} and name = $2")).bind(kind.to_owned()).bind(name.to_owned())
+        }
     };
     let due: Option<i64> = db.fetch_optional(query).await?.and_then(|row| row.get(0));
     Ok(due.filter(|due| *due != NEVER_US).map(Timestamp::from_micros))

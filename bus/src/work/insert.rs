@@ -90,7 +90,11 @@ pub(crate) async fn insert(tx: &mut Tx, rows: Vec<NewWork>) -> Result<(), sqlx::
                 .bind(row.id.bytes())
                 .bind(row.queue.0)
                 .bind(state)
-                .bind(if row.dead { NEVER_US } else { row.due_at.map_or(now_us, Timestamp::as_micros) })
+                .bind(if row.dead {
+                    NEVER_US
+                } else {
+                    row.due_at.map_or(now_us, Timestamp::as_micros)
+                })
                 .bind(attempt)
                 .bind(now_us)
                 .bind(failed_at)

@@ -66,9 +66,11 @@ pub async fn free_owned(tx: &mut Tx) -> Result<(), sqlx::Error> {
          and queue in (select id from work_queue where next_expiry_us < $1)")
     .bind(NEVER_US);
     if tx.execute(leased).await?.rows_affected() > 0 {
-        tx.execute(sql("update work_queue set next_expiry_us = 0 where next_expiry_us < $1")
-            .bind(NEVER_US))
-            .await?;
+        tx.execute(
+            sql("update work_queue set next_expiry_us = 0 where next_expiry_us < $1")
+                .bind(NEVER_US),
+        )
+        .await?;
     }
     Ok(())
 }

@@ -93,7 +93,8 @@ pub async fn settle(
     ids.sort_unstable();
     ids.dedup();
     let queues = QueueInfo::load(tx, &ids).await?;
-    let queues: HashMap<i64, QueueInfo> = queues.into_iter().map(|queue| (queue.id, queue)).collect();
+    let queues: HashMap<i64, QueueInfo> =
+        queues.into_iter().map(|queue| (queue.id, queue)).collect();
 
     let mut plan = Plan::default();
     let mut settled = Vec::with_capacity(answers.len());
@@ -237,7 +238,10 @@ impl Plan {
         if matches!(verdict, Verdict::Done | Verdict::Dead) {
             self.keys.extend(row.key.clone().map(|key| (row.queue, key)));
             if let Some(tag) = &row.tag {
-                self.replays.entry(tag.clone()).or_default().count(verdict == Verdict::Done, row.seq);
+                self.replays
+                    .entry(tag.clone())
+                    .or_default()
+                    .count(verdict == Verdict::Done, row.seq);
             }
         }
         metrics::work_settled(&queue.name, verdict);
@@ -360,9 +364,7 @@ async fn leased(
     Ok(rows)
 }
 
-fn by_token(
-    leases: impl Iterator<Item = (WorkId, LeaseToken)>,
-) -> BTreeMap<i64, Vec<WorkId>> {
+fn by_token(leases: impl Iterator<Item = (WorkId, LeaseToken)>) -> BTreeMap<i64, Vec<WorkId>> {
     let mut groups: BTreeMap<i64, Vec<WorkId>> = BTreeMap::new();
     for (id, token) in leases {
         groups.entry(token.get()).or_default().push(id);

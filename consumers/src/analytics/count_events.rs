@@ -38,7 +38,8 @@ impl BatchConsumer for CountEvents {
             *counts.entry((&event.event.kind, minute(event.recorded_at))).or_default() += 1;
         }
         for ((kind, minute), count) in counts {
-            let add = sql("insert into analytics_event_minute (generation, type, minute_us, events)
+            let add =
+                sql("insert into analytics_event_minute (generation, type, minute_us, events)
                  values ($1, $2, $3, $4) on conflict (generation, type, minute_us)
                  do update set events = analytics_event_minute.events + excluded.events");
             let add = add.bind(generation).bind(kind.as_str().to_owned()).bind(minute).bind(count);
@@ -62,13 +63,14 @@ impl BatchConsumer for CountEvents {
             .bind(kind.as_str().to_owned())
             .bind(through.as_micros());
             tx.execute(replace).await?;
-            let carry = sql("insert into analytics_event_minute (generation, type, minute_us, events)
+            let carry =
+                sql("insert into analytics_event_minute (generation, type, minute_us, events)
                  select $2, type, minute_us, events from analytics_event_minute
                  where generation = $1 and type = $3 and minute_us < $4")
-            .bind(from)
-            .bind(to)
-            .bind(kind.as_str().to_owned())
-            .bind(through.as_micros());
+                .bind(from)
+                .bind(to)
+                .bind(kind.as_str().to_owned())
+                .bind(through.as_micros());
             tx.execute(carry).await?;
         }
         tx.execute(sql("delete from analytics_event_minute where generation = $1").bind(from))

@@ -66,9 +66,8 @@ impl Interval {
     }
 
     fn floor(self, at: &Zoned) -> Option<Zoned> {
-        let round = |unit| {
-            at.round(ZonedRound::new().smallest(unit).mode(jiff::RoundMode::Trunc)).ok()
-        };
+        let round =
+            |unit| at.round(ZonedRound::new().smallest(unit).mode(jiff::RoundMode::Trunc)).ok();
         match self {
             Interval::Minute => round(Unit::Minute),
             Interval::Hour => round(Unit::Hour),

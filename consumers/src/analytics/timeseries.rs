@@ -42,7 +42,9 @@ pub struct Point {
 #[non_exhaustive]
 pub enum TimeseriesError {
     /// More than [`POINTS_MAX`] points.
-    #[error("this would be more than {POINTS_MAX} points: take a longer interval or a shorter time")]
+    #[error(
+        "this would be more than {POINTS_MAX} points: take a longer interval or a shorter time"
+    )]
     TooManyPoints,
     /// The database.
     #[error("reading event counts")]

@@ -1,0 +1,9 @@
+//! What every backend promises: the log suite runs on each log, the database suite on each
+//! database. A scenario is a function of a [`House`]; a house knows its backends.
+
+mod consumers;
+mod house;
+mod log;
+mod outbox;
+mod replay;
+mod work;

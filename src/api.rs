@@ -1,0 +1,25 @@
+//! The HTTP API.
+//!
+//! A request goes through `gate` (who is it, may they) to the handler of its resource. Bodies are
+//! read by `body`, which finds all faults at once; every refusal leaves as a `problem`.
+
+mod analytics;
+mod auth;
+mod body;
+mod consumers;
+mod dead_letters;
+mod events;
+mod gate;
+mod health;
+mod leases;
+mod listing;
+mod problem;
+mod publish;
+mod replays;
+mod router;
+mod state;
+mod stream;
+mod trace_context;
+
+pub use router::router;
+pub use state::{Access, Shared, State};

@@ -1,0 +1,100 @@
+//! Who is calling, and whether they may.
+
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, header};
+
+use crate::api::problem::Problem;
+use crate::api::{Access, State};
+use crate::keys::{Principal, Scope};
+
+/// Addresses that need no key.
+const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/"];
+
+/// Lets a request in, or refuses it.
+pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, Problem> {
+    let (headers, path) = (&request.headers, request.uri.path());
+    if state.access == Access::Loopback {
+        check_origin(headers)?;
+    }
+    let open =
+        OPEN.contains(&path) || path.starts_with("/docs") || path.starts_with("/.well-known/");
+    let Some(header) = headers.get(header::AUTHORIZATION) else {
+        if open || state.access == Access::Loopback {
+            return Ok(Principal::local());
+        }
+        return Err(Problem::unauthorized("send `Authorization: Bearer sk_…`"));
+    };
+    let key = header.to_str().ok().and_then(|value| value.split_once(' '));
+    let key = key.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let Some((_, key)) = key else {
+        return Err(Problem::unauthorized("send `Authorization: Bearer sk_…`"));
+    };
+    let principal = state.keys.find(key.trim()).await?;
+    let principal = principal.ok_or_else(|| Problem::unauthorized("this key does not hold"))?;
+    let wanted = scope(&request.method, path);
+    if !open && !principal.scopes.allow(wanted) {
+        let detail = format!("this key may not do that: it needs the scope {wanted:?}");
+        return Err(Problem::forbidden(detail.to_lowercase()));
+    }
+    if principal.tenant.is_some() && !tenant_bound(path) {
+        return Err(Problem::forbidden("a key bound to a tenant reaches only events"));
+    }
+    Ok(principal)
+}
+
+/// Whether a request waits because it was asked to: long polls and streams.
+pub(crate) fn waits(path: &str) -> bool {
+    path.ends_with("/lease") || path.ends_with("/stream") || path == "/v1/replays"
+}
+
+fn scope(method: &Method, path: &str) -> Scope {
+    if path == "/v1/events" && *method == Method::POST {
+        return Scope::Publish;
+    }
+    if *method == Method::GET || *method == Method::HEAD { Scope::Read } else { Scope::Operate }
+}
+
+fn tenant_bound(path: &str) -> bool {
+    path == "/v1/events" || path == "/v1/events/stream"
+}
+
+/// A web page must not reach a developer's server: neither under a name that its author controls
+/// (DNS rebinding), nor by a request from another origin.
+fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
+    if !host.is_empty() && !is_loopback(host) {
+        return Err(Problem::forbidden(
+            "without keys only loopback names are answered, such as localhost or 127.0.0.1",
+        ));
+    }
+    let same = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest == host);
+    if text(header::ORIGIN).is_some_and(|origin| !same(origin)) {
+        return Err(Problem::forbidden("without keys, other origins are refused"));
+    }
+    Ok(())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let address = name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    address || name.eq_ignore_ascii_case("localhost") || name.ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_loopback() {
+        for host in ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:80", "a.localhost"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["evil.com", "127.0.0.1.evil.com", "10.0.0.1:80", "localhost.evil.com"] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

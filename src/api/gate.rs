@@ -1,0 +1,102 @@
+//! What every request goes through: a place, an id, a span, a time limit.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State as Extract};
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::api::problem::Problem;
+use crate::api::{State, auth, trace_context};
+
+/// Longest request id taken over from a caller.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+const REQUEST_ID: &str = "x-request-id";
+
+pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str).to_owned();
+    let id = request_id(&request);
+    let span = tracing::info_span!(
+        "request",
+        otel.kind = "server",
+        otel.name = %format_args!("{method} {route}"),
+        http.request.method = %method,
+        http.route = %route,
+        request.id = %id.to_str().unwrap_or_default(),
+    );
+    trace_context::continue_from(&span, request.headers());
+
+    let Ok(_place) = state.places.try_acquire() else {
+        return finish(Problem::overloaded().into_response(), &method, &route, id, started);
+    };
+    let answer = async {
+        let (mut parts, body) = request.into_parts();
+        let principal = match auth::admit(&state, &parts).await {
+            Ok(principal) => principal,
+            Err(problem) => return problem.into_response(),
+        };
+        parts.extensions.insert(principal);
+        let waits = auth::waits(parts.uri.path());
+        let request = Request::from_parts(parts, body);
+        let limit = if waits { state.timeout * 3 } else { state.timeout };
+        match tokio::time::timeout(limit, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => Problem::unavailable("the request took too long").into_response(),
+        }
+    };
+    let response = answer.instrument(span).await;
+    finish(response, &method, &route, id, started)
+}
+
+fn finish(
+    mut response: Response,
+    method: &axum::http::Method,
+    route: &str,
+    id: HeaderValue,
+    started: Instant,
+) -> Response {
+    response.headers_mut().insert(REQUEST_ID, id);
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let status = response.status().as_u16();
+    metrics::counter!(
+        "skald_http_requests_total",
+        "method" => method_label(method), "route" => route.to_owned(), "status" => status.to_string()
+    )
+    .increment(1);
+    metrics::histogram!("skald_http_request_seconds", "route" => route.to_owned())
+        .record(started.elapsed().as_secs_f64());
+    response
+}
+
+/// A caller's id is taken over when it is short and plain; a new one is drawn otherwise.
+fn request_id(request: &Request) -> HeaderValue {
+    let plain = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        let ok = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:-".contains(byte);
+        !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(ok)
+    };
+    request.headers().get(REQUEST_ID).filter(plain).cloned().unwrap_or_else(|| {
+        let id = format!("req_{}", Uuid::now_v7().simple());
+        HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("req"))
+    })
+}
+
+/// Methods that exist; anything else is one label, so that callers cannot make up new series.
+fn method_label(method: &axum::http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        _ => "other",
+    }
+}

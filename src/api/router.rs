@@ -1,0 +1,103 @@
+//! Which address is answered by which function, and the description of it all.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::get;
+use bus::log::PUBLISH_BYTES_MAX;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::api::problem::Problem;
+use crate::api::{State, analytics, consumers, dead_letters, events, gate, health, leases};
+use crate::api::{publish, replays, stream};
+
+/// Largest body of a request that publishes nothing: 1 MiB.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Skald", description = "An event platform: publish, consume, retry, replay."),
+    tags(
+        (name = "events", description = "Publish events, read them, follow them"),
+        (name = "consumers", description = "Who gets which events"),
+        (name = "replays", description = "Events of the past, handed over again"),
+        (name = "analytics", description = "Questions to the rollups"),
+        (name = "operations", description = "For those who watch"),
+    )
+)]
+struct Description;
+
+/// The whole API.
+pub fn router(state: State) -> Router {
+    let publishing = OpenApiRouter::new()
+        .routes(routes!(publish::publish, events::list))
+        .layer(DefaultBodyLimit::max(PUBLISH_BYTES_MAX));
+    let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(events::get))
+        .routes(routes!(events::trace))
+        .routes(routes!(stream::stream))
+        .routes(routes!(consumers::list))
+        .routes(routes!(consumers::get, consumers::put, consumers::delete))
+        .routes(routes!(consumers::pause))
+        .routes(routes!(consumers::resume))
+        .routes(routes!(replays::rebuild))
+        .routes(routes!(leases::lease))
+        .routes(routes!(leases::ack))
+        .routes(routes!(leases::nak))
+        .routes(routes!(leases::extend))
+        .routes(routes!(dead_letters::list, dead_letters::delete))
+        .routes(routes!(dead_letters::groups))
+        .routes(routes!(dead_letters::redrive))
+        .routes(routes!(replays::start, replays::list))
+        .routes(routes!(replays::get))
+        .routes(routes!(replays::pause))
+        .routes(routes!(replays::resume))
+        .routes(routes!(replays::cancel))
+        .routes(routes!(analytics::timeseries))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .merge(publishing)
+        .split_for_parts();
+    router
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
+        .route("/", get(|| async { Redirect::temporary("/docs") }))
+        .fallback(|| async { Problem::not_found("such address") })
+        .method_not_allowed_fallback(|| async { Problem::no_method() })
+        .layer(from_fn(told_as_problem))
+        .layer(CatchPanicLayer::custom(|_| {
+            tracing::error!("a handler panicked");
+            Problem::internal().into_response()
+        }))
+        .layer(from_fn_with_state(state.clone(), gate::gate))
+        .layer(CompressionLayer::new())
+        .with_state(state)
+}
+
+/// What the framework refuses by itself, such as a body over the limit, leaves as a problem too.
+async fn told_as_problem(
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let response = next.run(request).await;
+    let told = response.headers().get(header::CONTENT_TYPE)
+        == Some(&HeaderValue::from_static("application/problem+json"));
+    if told {
+        return response;
+    }
+    match response.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::too_large("the body is too large").into_response()
+        }
+        StatusCode::BAD_REQUEST => Problem::malformed("the request cannot be read").into_response(),
+        _ => response,
+    }
+}

@@ -1,0 +1,64 @@
+//! What every handler has at hand.
+
+use std::sync::Arc;
+
+use bus::{Db, Log};
+use egress::Egress;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::keys::KeyRing;
+
+/// Who is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Anyone on this machine, under a loopback name and not from a foreign web page.
+    Loopback,
+    /// Whoever shows a key.
+    Keys,
+}
+
+/// What every handler has at hand.
+#[derive(Clone)]
+pub struct State(pub(crate) Arc<Shared>);
+
+/// The parts of [`State`].
+pub struct Shared {
+    /// The state database.
+    pub db: Db,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The way out, for checks of URLs.
+    pub egress: Egress,
+    /// Who is let in.
+    pub access: Access,
+    /// The keys.
+    pub keys: KeyRing,
+    /// Whether secrets may be stored.
+    pub stores_secrets: bool,
+    /// Renders `/metrics`.
+    pub metrics: PrometheusHandle,
+    /// Requests at once.
+    pub places: Semaphore,
+    /// Longest time of a request, waits that it asks for aside.
+    pub timeout: std::time::Duration,
+    /// Ends streams and long polls when the server stops.
+    pub stop: CancellationToken,
+}
+
+impl State {
+    /// From its parts.
+    #[must_use]
+    pub fn new(shared: Shared) -> State {
+        State(Arc::new(shared))
+    }
+}
+
+impl std::ops::Deref for State {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}

@@ -1,0 +1,158 @@
+//! A small client of the HTTP API.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use reqwest::{Method, RequestBuilder, Response, Url};
+use serde_json::Value;
+
+use super::problem::Problem;
+
+/// Answers come at once or not at all, except for streams and long polls.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which server, and with which key.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub(super) struct ServerArgs {
+    /// The server's address.
+    #[arg(
+        long,
+        env = "SKALD_URL",
+        default_value = "http://127.0.0.1:8080",
+        global = true,
+        value_name = "URL"
+    )]
+    url: Url,
+    /// The key to present, `sk_…`.
+    #[arg(long, env = "SKALD_KEY", hide_env_values = true, global = true, value_name = "KEY")]
+    key: Option<String>,
+}
+
+/// A client of one server. Clones share connections.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    key: Option<String>,
+}
+
+impl ServerArgs {
+    /// A client of that server.
+    pub(super) fn client(self) -> anyhow::Result<Client> {
+        egress::install_crypto_provider();
+        anyhow::ensure!(!self.url.cannot_be_a_base(), "{} is no address of a server", self.url);
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("skald-cli/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .build()
+            .context("preparing to call the server")?;
+        Ok(Client { http, base: self.url, key: self.key })
+    }
+}
+
+impl Client {
+    /// The address of `/v1/` and these segments, each escaped.
+    pub(super) fn address(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        // The base was checked to be one that has segments.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push("v1").extend(segments);
+        }
+        url
+    }
+
+    /// A request that is not sent yet, without a limit in time.
+    pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
+        let request = self.http.request(method, url);
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    /// `GET` of these segments with this query.
+    pub(super) async fn get(
+        &self,
+        segments: &[&str],
+        query: &[(&str, Option<String>)],
+    ) -> anyhow::Result<Value> {
+        let mut url = self.address(segments);
+        append(&mut url, query);
+        self.json(self.request(Method::GET, url)).await
+    }
+
+    /// `method` on these segments, with a body if there is one.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        segments: &[&str],
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let request = self.request(method, self.address(segments));
+        self.json(match body {
+            Some(body) => request.json(body),
+            None => request,
+        })
+        .await
+    }
+
+    /// Sends, and reads the answer: null when it is empty, a [`Problem`] when it is not 2xx.
+    async fn json(&self, request: RequestBuilder) -> anyhow::Result<Value> {
+        let answer = self.checked(request.timeout(TIMEOUT)).await?;
+        let body = answer.bytes().await.with_context(|| format!("reading from {}", self.base))?;
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body).context("the server answered with something that is not JSON")
+    }
+
+    /// Sends; an answer that is not 2xx is a [`Problem`].
+    pub(super) async fn checked(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let answer = request.send().await.map_err(reqwest::Error::without_url);
+        let answer = answer.with_context(|| format!("calling {}", self.base))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        Err(Problem::read(status, &answer.bytes().await.unwrap_or_default()).into())
+    }
+}
+
+/// Appends those parameters that have a value.
+pub(super) fn append(url: &mut Url, query: &[(&str, Option<String>)]) {
+    let given = query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+    let given: Vec<_> = given.collect();
+    if !given.is_empty() {
+        url.query_pairs_mut().extend_pairs(given);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(url: &str) -> Client {
+        ServerArgs { url: url.parse().unwrap(), key: None }.client().unwrap()
+    }
+
+    #[test]
+    fn addresses_are_escaped_and_keep_the_path_of_the_base() {
+        let url = client("http://h:1").address(&["consumers", "a/b c", "pause"]);
+        assert_eq!(url.as_str(), "http://h:1/v1/consumers/a%2Fb%20c/pause");
+        let url = client("https://h/skald/").address(&["events"]);
+        assert_eq!(url.as_str(), "https://h/skald/v1/events");
+    }
+
+    #[test]
+    fn only_given_parameters_are_sent() {
+        let mut url = client("http://h").address(&["events"]);
+        append(&mut url, &[("type", Some("a.>".to_owned())), ("source", None)]);
+        assert_eq!(url.as_str(), "http://h/v1/events?type=a.%3E");
+        let mut url = client("http://h").address(&["events"]);
+        append(&mut url, &[("source", None)]);
+        assert_eq!(url.as_str(), "http://h/v1/events");
+    }
+}

@@ -1,0 +1,129 @@
+//! `skald tail`: events as they come.
+
+use std::time::Duration;
+
+use bus::Seq;
+use clap::Args;
+use futures::StreamExt as _;
+use reqwest::Method;
+use schemas::Pattern;
+use serde_json::{Value, json};
+
+use super::client::{Client, append};
+use super::output::{clipped, printable, text};
+use super::problem::Problem;
+use super::{Output, ServerArgs, Stop};
+
+mod sse;
+use sse::{Message, Messages};
+
+/// Characters of an event's data on a line.
+const DATA_SHOWN: usize = 160;
+/// The wait before connecting again, unless the server names one.
+const RETRY: Duration = Duration::from_secs(1);
+/// The server sends comments when it has no events; longer silence is a dead connection.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+
+/// Which events.
+#[derive(Debug, Args)]
+pub(super) struct TailArgs {
+    /// Of types that match.
+    #[arg(long = "type", value_name = "PATTERN")]
+    types: Option<Pattern>,
+    /// Begin with this event of the past instead of the next one.
+    #[arg(long, value_name = "SEQ")]
+    from: Option<Seq>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Prints events until the process is stopped; a lost connection is made again where it broke.
+pub(super) async fn run(args: TailArgs, output: &Output) -> Result<(), Stop> {
+    let client = args.server.client()?;
+    let types = args.types.map(|types| types.to_string());
+    let mut last = args.from.map(|seq| seq.previous().to_string());
+    let (mut retry, mut connected) = (RETRY, false);
+    loop {
+        match connect(&client, types.clone(), last.as_deref()).await {
+            Ok(answer) => {
+                connected = true;
+                follow(answer, &mut last, &mut retry, output).await?;
+            }
+            // A server that was there comes back; one that never answered is a mistake.
+            Err(error) if !connected || is_refusal(&error) => return Err(error.into()),
+            Err(error) => tracing::debug!(error = %format!("{error:#}"), "connecting again"),
+        }
+        tokio::time::sleep(retry).await;
+    }
+}
+
+async fn connect(
+    client: &Client,
+    types: Option<String>,
+    last: Option<&str>,
+) -> anyhow::Result<reqwest::Response> {
+    let mut url = client.address(&["events", "stream"]);
+    append(&mut url, &[("type", types)]);
+    let request = client.request(Method::GET, url).header("accept", "text/event-stream");
+    client
+        .checked(match last {
+            Some(seq) => request.header("last-event-id", seq),
+            None => request,
+        })
+        .await
+}
+
+/// Prints the events of one connection until it breaks.
+async fn follow(
+    answer: reqwest::Response,
+    last: &mut Option<String>,
+    retry: &mut Duration,
+    output: &Output,
+) -> Result<(), Stop> {
+    let mut messages = Messages::default();
+    let mut chunks = answer.bytes_stream();
+    while let Ok(Some(Ok(chunk))) = tokio::time::timeout(SILENCE_MAX, chunks.next()).await {
+        for message in messages.read(&chunk) {
+            if let Some(wait) = message.retry {
+                *retry = wait;
+            }
+            if message.id.is_some() {
+                last.clone_from(&message.id);
+            }
+            if !message.data.is_empty() {
+                print(&message, output)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print(message: &Message, output: &Output) -> std::io::Result<()> {
+    let Ok(data) = serde_json::from_str::<Value>(&message.data) else { return Ok(()) };
+    let shown = match data {
+        Value::Object(ref members) if members.contains_key("event") => data,
+        event => {
+            json!({ "seq": message.id.as_deref().and_then(|id| id.parse::<i64>().ok()), "event": event })
+        }
+    };
+    if output.is_json() {
+        return output.value_line(&shown);
+    }
+    let event = &shown["event"];
+    let at = if shown["recorded_at"].is_null() { &event["time"] } else { &shown["recorded_at"] };
+    let line = format!(
+        "{} {} {} {} {}",
+        text(&shown["seq"]),
+        text(at),
+        text(&event["type"]),
+        text(&event["subject"]),
+        clipped(&text(&event["data"]), DATA_SHOWN),
+    );
+    output.line(&printable(&line))
+}
+
+/// Whether the server said no, so that asking again is of no use.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref::<Problem>().map(|problem| problem.status);
+    status.is_some_and(|status| (400..500).contains(&status) && status != 429)
+}

@@ -1,0 +1,185 @@
+//! Every setting, as the rest of the program reads it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use bus::Span;
+use egress::Network;
+use serde::Serialize;
+
+use super::{RetentionRule, Secret, redact};
+
+/// Every setting, checked. Serializes for printing: secrets and passwords are hidden.
+#[derive(Clone, Serialize)]
+pub struct Settings {
+    /// Where HTTP is answered: `address:port` or `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// The folder of everything that is kept in files.
+    pub data: PathBuf,
+    /// `[log]`
+    pub log: Log,
+    /// `[database]`
+    pub database: Database,
+    /// `[security]`
+    pub security: Security,
+    /// `[webhooks]`
+    pub webhooks: Webhooks,
+    /// `[http]`
+    pub http: Http,
+    /// `[otel]`
+    pub otel: Otel,
+    /// `[logs]`
+    pub logs: Logs,
+}
+
+/// The log of events.
+#[derive(Clone, Serialize)]
+pub struct Log {
+    /// `embedded:FOLDER`, `nats://…` or `tls://…`.
+    #[serde(serialize_with = "redact::serialize")]
+    pub url: String,
+    /// What is deleted when; without a rule nothing is.
+    pub retention: Vec<RetentionRule>,
+}
+
+/// The state database.
+#[derive(Clone, Serialize)]
+pub struct Database {
+    /// `sqlite://PATH` or `postgres://…`.
+    #[serde(serialize_with = "redact::serialize")]
+    pub url: String,
+}
+
+/// Keys.
+#[derive(Clone, Serialize)]
+pub struct Security {
+    /// An `sk_…` that always holds, with every scope.
+    pub admin_key: Option<Secret>,
+    /// 32 bytes as base64, under which secrets are stored.
+    pub encryption_key: Option<Secret>,
+}
+
+/// Outbound HTTP to addresses that others chose.
+#[derive(Clone, Serialize)]
+pub struct Webhooks {
+    /// Networks that are not public and may be reached all the same.
+    #[serde(serialize_with = "networks")]
+    pub allow_private_networks: Vec<Network>,
+    /// A forward proxy, `http://…` or `https://…`.
+    #[serde(serialize_with = "redact::serialize_some")]
+    pub proxy: Option<String>,
+}
+
+/// Inbound HTTP.
+#[derive(Clone, Serialize)]
+pub struct Http {
+    /// How long one request may take; long polls and streams have limits of their own.
+    pub timeout: Span,
+    /// Requests answered at once; those above get 503 with `Retry-After`.
+    pub in_flight_max: usize,
+}
+
+/// Traces.
+#[derive(Clone, Serialize)]
+pub struct Otel {
+    /// Where OTLP/HTTP is received, without `/v1/traces`; no traces are sent without it.
+    #[serde(serialize_with = "redact::serialize_some")]
+    pub endpoint: Option<String>,
+    /// `service.name` of the traces.
+    pub service_name: String,
+}
+
+/// The program's own log lines, on stderr.
+#[derive(Clone, Serialize)]
+pub struct Logs {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// Which lines: a level, or directives such as `info,skald_bus=debug`.
+    pub filter: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One compact line each, for people.
+    Pretty,
+    /// One JSON object each.
+    Json,
+}
+
+impl Settings {
+    /// The defaults, for a data folder.
+    #[must_use]
+    pub fn in_folder(data: &Path) -> Settings {
+        Settings {
+            listen: "127.0.0.1:8080".to_owned(),
+            data: data.to_owned(),
+            log: Log { url: format!("embedded:{}", data.display()), retention: Vec::new() },
+            database: Database { url: format!("sqlite://{}", data.join("state.db").display()) },
+            security: Security { admin_key: None, encryption_key: None },
+            webhooks: Webhooks { allow_private_networks: Vec::new(), proxy: None },
+            // Longer than any answer should take, shorter than the patience of most clients (60 s).
+            http: Http { timeout: Span(Duration::from_secs(30)), in_flight_max: 1024 },
+            otel: Otel { endpoint: None, service_name: "skald".to_owned() },
+            logs: Logs { format: LogFormat::Pretty, filter: "info".to_owned() },
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings::in_folder(Path::new(".skald"))
+    }
+}
+
+impl fmt::Debug for Settings {
+    /// As it is printed: without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl Log {
+    /// The rules as the log takes them.
+    #[must_use]
+    pub fn retention_rules(&self) -> Vec<bus::Retention> {
+        self.retention.iter().map(bus::Retention::from).collect()
+    }
+}
+
+impl Security {
+    /// The bytes of `encryption_key`.
+    #[must_use]
+    pub fn encryption_key_bytes(&self) -> Option<[u8; 32]> {
+        let text = self.encryption_key.as_deref()?;
+        base64::engine::general_purpose::STANDARD.decode(text).ok()?.try_into().ok()
+    }
+}
+
+fn networks<S: serde::Serializer>(networks: &[Network], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(networks.iter().map(ToString::to_string))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printed_settings_hold_no_secret() {
+        let mut settings = Settings::default();
+        settings.security.admin_key = Some(Secret::new("sk_verysecretverysecret"));
+        settings.database.url = "postgres://app:hunter2@db/skald".to_owned();
+        let printed = format!("{settings:?}");
+        assert!(!printed.contains("verysecret") && !printed.contains("hunter2"), "{printed}");
+    }
+
+    #[test]
+    fn places_follow_the_data_folder() {
+        let settings = Settings::in_folder(Path::new("/var/lib/skald"));
+        assert_eq!(settings.log.url, "embedded:/var/lib/skald");
+        assert_eq!(settings.database.url, "sqlite:///var/lib/skald/state.db");
+    }
+}

@@ -1,0 +1,284 @@
+//! Starts and stops a node: opens log and database, runs the consumers, answers HTTP.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{Clock, Db, DbError, EmbeddedLog, Handler, Kind, Log, Platform, Whole};
+use consumers::analytics::CountEvents;
+use consumers::push::PushWorker;
+use egress::{Egress, EgressError, EgressPolicy, PrivateNetworks};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Access, Shared, State};
+use crate::config::Settings;
+use crate::keys::KeyRing;
+use crate::telemetry;
+
+/// How long open requests may take to end once the server was asked to stop.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// What is assumed where the settings do not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// A developer's machine: no keys on loopback, private addresses may be called.
+    Dev,
+    /// Everywhere else: keys, and only the configured networks.
+    Serve,
+}
+
+/// The node could not start, or ended with an error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] bus::embedded::OpenError),
+    /// A log that this build cannot open.
+    #[error("log.url: `{0}` is not served by this version; use `embedded:DIR`")]
+    LogUrl(String),
+    /// The database.
+    #[error("the database cannot be opened")]
+    Database(#[from] DbError),
+    /// The database, once it was open.
+    #[error("reading the database")]
+    Query(#[from] sqlx::Error),
+    /// The consumers.
+    #[error("starting the consumers")]
+    Start(#[from] bus::StartError),
+    /// The way out.
+    #[error("preparing outbound HTTP")]
+    Egress(#[from] EgressError),
+    /// The address.
+    #[error("listening on {0}")]
+    Listen(String, #[source] std::io::Error),
+    /// Beyond this machine without keys.
+    #[error(
+        "refusing to listen on {0} without an API key: make one with `skald keys create`, or listen on 127.0.0.1"
+    )]
+    NoKeys(SocketAddr),
+    /// Serving.
+    #[error("serving HTTP")]
+    Serve(#[source] std::io::Error),
+}
+
+impl ServeError {
+    /// Whether it never ran: something about the start has to be put right first.
+    #[must_use]
+    pub fn is_start_failure(&self) -> bool {
+        !matches!(self, ServeError::Serve(_))
+    }
+}
+
+/// Runs a node until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn run(
+    settings: Settings,
+    profile: Profile,
+    handlers: Vec<Arc<dyn Handler>>,
+) -> Result<(), ServeError> {
+    let node = Node::start(settings, profile, handlers).await?;
+    announce(&node);
+    stopped().await;
+    tracing::info!("stopping");
+    node.stop().await
+}
+
+/// A node that runs.
+pub struct Node {
+    address: SocketAddr,
+    db: Db,
+    log: Arc<dyn Log>,
+    platform: bus::Running,
+    push: tokio::task::JoinHandle<()>,
+    http: tokio::task::JoinHandle<std::io::Result<()>>,
+    stop: CancellationToken,
+    stop_push: CancellationToken,
+}
+
+impl Node {
+    /// Starts a node with `handlers` beside the consumers that come with Skald.
+    ///
+    /// # Errors
+    /// [`ServeError`].
+    pub async fn start(
+        settings: Settings,
+        profile: Profile,
+        mut handlers: Vec<Arc<dyn Handler>>,
+    ) -> Result<Node, ServeError> {
+        egress::install_crypto_provider();
+        let clock = Clock::system();
+        let log = open_log(&settings, &clock)?;
+        let db = open_database(&settings, clock).await?;
+        let keys = KeyRing::new(db.clone(), settings.security.admin_key.as_deref());
+        let listener = listen(&settings, profile, &keys).await?;
+        let address = listener.local_addr().map_err(ServeError::Serve)?;
+        let loopback = address.ip().is_loopback();
+        let access =
+            if profile == Profile::Dev && loopback { Access::Loopback } else { Access::Keys };
+
+        let egress = Egress::new(EgressPolicy {
+            allow_private: private_networks(&settings, profile),
+            ..EgressPolicy::DEFAULT
+        })?;
+        handlers.push(Arc::new(Whole::new(CountEvents, Kind::Builtin)));
+        let platform = Platform {
+            db: db.clone(),
+            log: Arc::clone(&log),
+            handlers,
+            retention: settings.log.retention_rules(),
+            // The lock on the log's folder was taken: this is the only process.
+            alone: true,
+        };
+        let platform = platform.start().await?;
+        let stop_push = CancellationToken::new();
+        let push = PushWorker {
+            db: db.clone(),
+            log: Arc::clone(&log),
+            egress: egress.clone(),
+            node: platform.node().clone(),
+            stop: stop_push.clone(),
+        };
+        let push = tokio::spawn(push.run());
+        let stop = CancellationToken::new();
+        let state = State::new(Shared {
+            db: db.clone(),
+            log: Arc::clone(&log),
+            egress,
+            access,
+            keys,
+            stores_secrets: profile == Profile::Dev,
+            metrics: telemetry::metrics(),
+            places: Semaphore::new(settings.http.in_flight_max),
+            timeout: settings.http.timeout.0,
+            stop: stop.clone(),
+        });
+        let router = api::router(state);
+        let ended = stop.clone().cancelled_owned();
+        let http = tokio::spawn(async move {
+            axum::serve(listener, router).with_graceful_shutdown(ended).await
+        });
+        Ok(Node { address, db, log, platform, push, http, stop, stop_push })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The log it runs on.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.log
+    }
+
+    /// The database it runs on.
+    #[must_use]
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Takes no new request, ends the open ones, then the consumers, then log and database: within
+    /// 10 s.
+    ///
+    /// # Errors
+    /// HTTP had ended with an error.
+    pub async fn stop(self) -> Result<(), ServeError> {
+        self.stop.cancel();
+        let served = tokio::time::timeout(DRAIN, self.http).await;
+        self.stop_push.cancel();
+        self.platform.stop().await;
+        if tokio::time::timeout(Duration::from_secs(1), self.push).await.is_err() {
+            tracing::warn!("some pushes were cut off; they are posted again after the next start");
+        }
+        self.db.close().await;
+        match served {
+            Ok(Ok(Err(error))) => Err(ServeError::Serve(error)),
+            Ok(_) => Ok(()),
+            Err(_) => {
+                tracing::warn!("some requests did not end in time and were cut off");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Opens the log that `log.url` names.
+///
+/// # Errors
+/// [`ServeError::Log`] and [`ServeError::LogUrl`].
+pub fn open_log(settings: &Settings, clock: &Clock) -> Result<Arc<dyn Log>, ServeError> {
+    match settings.log.url.strip_prefix("embedded:") {
+        Some(folder) => Ok(Arc::new(EmbeddedLog::open(Path::new(folder), clock)?)),
+        None => Err(ServeError::LogUrl(settings.log.url.clone())),
+    }
+}
+
+/// Opens the database that `database.url` names, making its folder where it is a file.
+///
+/// # Errors
+/// [`ServeError::Database`].
+pub async fn open_database(settings: &Settings, clock: Clock) -> Result<Db, ServeError> {
+    let url = &settings.database.url;
+    let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
+    if let Some(parent) = path.and_then(|path| Path::new(path).parent())
+        && let Err(error) = std::fs::create_dir_all(parent)
+    {
+        return Err(DbError::Connect(sqlx::Error::Io(error)).into());
+    }
+    Ok(Db::open(url, clock).await?)
+}
+
+async fn listen(
+    settings: &Settings,
+    profile: Profile,
+    keys: &KeyRing,
+) -> Result<TcpListener, ServeError> {
+    let fail = |error| ServeError::Listen(settings.listen.clone(), error);
+    let listener = TcpListener::bind(&settings.listen).await.map_err(fail)?;
+    let address = listener.local_addr().map_err(fail)?;
+    if !address.ip().is_loopback() && keys.is_empty().await? {
+        return Err(ServeError::NoKeys(address));
+    }
+    if profile == Profile::Serve && keys.is_empty().await? {
+        tracing::warn!("there is no API key yet: make one with `skald keys create`");
+    }
+    Ok(listener)
+}
+
+fn private_networks(settings: &Settings, profile: Profile) -> PrivateNetworks {
+    match profile {
+        Profile::Dev => PrivateNetworks::All,
+        Profile::Serve => {
+            let networks = settings.webhooks.allow_private_networks.iter();
+            PrivateNetworks::Only(networks.cloned().collect())
+        }
+    }
+}
+
+/// The one line on stdout: where to go. Programs that start this one read it too.
+fn announce(node: &Node) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "listening on http://{}", node.address());
+    let _ = writeln!(out, "reference:   http://{}/docs", node.address());
+    let _ = out.flush();
+}
+
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

@@ -1,0 +1,197 @@
+//! What holds for every address: problems, request ids, compression, and the pages for operators.
+
+use std::io::{Read, Write};
+
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use http::Method;
+use serde_json::{Value, json};
+use skald_tests::{House, tree};
+
+use super::publish_many;
+
+#[tokio::test]
+async fn what_is_not_there_is_a_problem() {
+    let house = House::start().await;
+    for path in ["/v1/nothing", "/v1/consumers/nobody", "/v2/events", "/v1/events/1/nothing"] {
+        let problem = house.get(path).await.problem(404);
+        assert!(problem["type"].as_str().unwrap().starts_with("http"), "{problem}");
+    }
+    house.delete("/v1/events").await.problem(405);
+}
+
+#[tokio::test]
+async fn bodies_must_be_json_of_the_right_type_and_shape() {
+    let house = House::start().await;
+    let put = |media: &str, body: &str| {
+        house.call(Method::PUT, "/v1/consumers/c").typed(media, body.to_owned()).send()
+    };
+    put("application/json", "{").await.problem(400);
+    put("text/plain", "{}").await.problem(415);
+    assert_eq!(put("application/json", "[]").await.faults(), [""]);
+    let body = r#"{"types":["a"],"kind":"pull"}"#;
+    put("application/json; charset=utf-8", body).await.check(201);
+}
+
+#[tokio::test]
+async fn every_answer_carries_a_request_id() {
+    let house = House::start().await;
+    let given = house.call(Method::GET, "/v1/events").header("x-request-id", "till-7.42");
+    assert_eq!(given.send().await.header("x-request-id"), "till-7.42");
+    let first = house.get("/v1/events").await.header("x-request-id").to_owned();
+    let second = house.get("/v1/nothing").await.header("x-request-id").to_owned();
+    assert!(!first.is_empty() && !second.is_empty() && first != second, "{first} {second}");
+    let long = "x".repeat(5_000);
+    let answer = house.call(Method::GET, "/v1/events").header("x-request-id", &long).send().await;
+    assert!(answer.header("x-request-id").len() < 1_000);
+}
+
+#[tokio::test]
+async fn answers_are_compressed_for_those_who_can_read_it() {
+    let house = House::start().await;
+    publish_many(&house, "t", 50).await;
+    let answer = house.call(Method::GET, "/v1/events").header("accept-encoding", "gzip");
+    let answer = answer.send().await.expect(200);
+    assert_eq!(answer.header("content-encoding"), "gzip");
+    let mut text = String::new();
+    GzDecoder::new(&answer.body[..]).read_to_string(&mut text).unwrap();
+    let page: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(page["items"].as_array().unwrap().len(), 50);
+    let plain = house.call(Method::GET, "/v1/events").header("accept-encoding", "identity");
+    assert_eq!(plain.send().await.expect(200).header("content-encoding"), "");
+}
+
+fn compressed(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_read_and_a_compressed_bomb_is_refused() {
+    let house = House::start().await;
+    let post = |bytes: Vec<u8>| {
+        let call = house.call(Method::POST, "/v1/events").header("content-encoding", "gzip");
+        call.typed("application/json", bytes).send()
+    };
+    post(compressed(br#"{"type":"t","id":"small"}"#)).await.check(202);
+    let bomb = format!(r#"{{"type":"t","data":"{}"}}"#, "x".repeat(64 * 1024 * 1024));
+    post(compressed(bomb.as_bytes())).await.problem(413);
+    post(b"this is not gzip".to_vec()).await.problem(400);
+    house.get("/v1/events/1").await.check(200);
+    house.get("/v1/events/2").await.check(404);
+}
+
+#[tokio::test]
+async fn health_and_readiness_are_told() {
+    let house = House::start().await;
+    house.get("/healthz").await.check(200);
+    house.get("/readyz").await.check(200);
+}
+
+#[tokio::test]
+async fn all_metrics_are_there_from_the_start() {
+    let house = House::start().await;
+    let answer = house.get("/metrics").await.expect(200);
+    assert!(answer.header("content-type").starts_with("text/plain"), "{answer:?}");
+    let text = answer.text();
+    let documented = tree::read("docs/metrics.md".as_ref()).expect("the table of all metrics");
+    let names: Vec<&str> = documented
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `skald_"))
+        .filter_map(|rest| rest.split(['`', '{']).next())
+        .collect();
+    assert!(names.len() >= 10, "{names:?}");
+    for name in names {
+        assert!(text.contains(&format!("skald_{name}")), "skald_{name} is missing in:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_count_what_happens() {
+    let house = House::start().await;
+    publish_many(&house, "t", 5).await;
+    publish_many(&house, "t", 3).await;
+    let text = house.get("/metrics").await.expect(200).text();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+    };
+    assert_eq!(value("skald_events_published_total"), Some(5.0), "{text}");
+    assert_eq!(value("skald_events_duplicate_total"), Some(3.0), "{text}");
+}
+
+#[tokio::test]
+async fn the_api_describes_itself() {
+    let house = House::start().await;
+    let api = house.get("/openapi.json").await.json_of(200);
+    assert!(api["openapi"].as_str().unwrap().starts_with("3."), "{api}");
+    for (path, method) in [
+        ("/v1/events", "post"),
+        ("/v1/events", "get"),
+        ("/v1/events/{seq}", "get"),
+        ("/v1/events/{seq}/trace", "get"),
+        ("/v1/events/stream", "get"),
+        ("/v1/consumers", "get"),
+        ("/v1/consumers/{name}", "get"),
+        ("/v1/consumers/{name}", "put"),
+        ("/v1/consumers/{name}", "delete"),
+        ("/v1/consumers/{name}/lease", "post"),
+        ("/v1/consumers/{name}/ack", "post"),
+        ("/v1/consumers/{name}/nak", "post"),
+        ("/v1/consumers/{name}/extend", "post"),
+        ("/v1/consumers/{name}/pause", "post"),
+        ("/v1/consumers/{name}/resume", "post"),
+        ("/v1/consumers/{name}/rebuild", "post"),
+        ("/v1/consumers/{name}/dead-letters", "get"),
+        ("/v1/consumers/{name}/dead-letters", "delete"),
+        ("/v1/consumers/{name}/dead-letters/redrive", "post"),
+        ("/v1/replays", "post"),
+        ("/v1/replays/{id}", "get"),
+        ("/v1/replays/{id}/pause", "post"),
+        ("/v1/replays/{id}/resume", "post"),
+        ("/v1/replays/{id}/cancel", "post"),
+        ("/v1/analytics/timeseries", "get"),
+        ("/healthz", "get"),
+        ("/readyz", "get"),
+        ("/metrics", "get"),
+    ] {
+        assert!(api["paths"][path][method].is_object(), "{method} {path} is not described");
+    }
+}
+
+#[tokio::test]
+async fn the_reference_comes_from_the_binary() {
+    let house = House::start().await;
+    let mut answer = house.get("/docs").await;
+    if answer.status.is_redirection() {
+        let to = answer.header("location").to_owned();
+        answer = house.get(&to).await;
+    }
+    answer.check(200);
+    assert!(answer.header("content-type").starts_with("text/html"), "{answer:?}");
+    let page = answer.text();
+    for foreign in ["src=\"http", "href=\"http", "src=\"//", "href=\"//"] {
+        assert!(!page.contains(foreign), "{foreign} in {page}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_asked_to_stop_ends_in_order_and_loses_nothing() {
+    let mut house = House::start().await;
+    publish_many(&house, "t", 10).await;
+    let waiting = tokio::spawn({
+        let client = skald_tests::Client::clone(&house);
+        async move {
+            client.pull_consumer("c", "nothing", json!({})).await;
+            client.lease_with("c", json!({"max": 1, "wait": "50s"})).await
+        }
+    });
+    super::figures(&house, "count-events", &[("waiting", 0)]).await;
+    house.terminate().await;
+    let answered = waiting.await.expect("a long poll is answered, not cut");
+    assert!(answered.is_empty());
+    house.restart().await;
+    house.get("/v1/events/10").await.check(200);
+}

@@ -1,0 +1,7 @@
+//! The tests of the whole: the contract, the command line, crashes, and the tidiness of the house.
+#![allow(clippy::unwrap_used, reason = "what is not as expected fails the test right there")]
+
+mod cli;
+mod crash;
+mod http_contract;
+mod tidy;
