@@ -185,6 +185,7 @@ mod tests {
             "skald dead-letters redrive c 1 --all",
             "skald dead-letters redrive c 1 --error x",
             "skald replay start",
+            "skald replay start --consumer c",
             "skald replay start --consumer c --since 1d --from-seq 5",
             "skald events 17 --type a",
             "skald consumers register c --type a --kind push",

@@ -79,9 +79,18 @@ impl Client {
         segments: &[&str],
         query: &[(&str, Option<String>)],
     ) -> anyhow::Result<Value> {
+        parse(&self.get_text(segments, query).await?)
+    }
+
+    /// Like [`Client::get`], as the server wrote it: numbers of events are not rounded.
+    pub(super) async fn get_text(
+        &self,
+        segments: &[&str],
+        query: &[(&str, Option<String>)],
+    ) -> anyhow::Result<String> {
         let mut url = self.address(segments);
         append(&mut url, query);
-        self.json(self.request(Method::GET, url)).await
+        self.text(self.request(Method::GET, url)).await
     }
 
     /// `method` on these segments, with a body if there is one.
@@ -92,21 +101,18 @@ impl Client {
         body: Option<&Value>,
     ) -> anyhow::Result<Value> {
         let request = self.request(method, self.address(segments));
-        self.json(match body {
+        let request = match body {
             Some(body) => request.json(body),
             None => request,
-        })
-        .await
+        };
+        parse(&self.text(request).await?)
     }
 
-    /// Sends, and reads the answer: null when it is empty, a [`Problem`] when it is not 2xx.
-    async fn json(&self, request: RequestBuilder) -> anyhow::Result<Value> {
+    async fn text(&self, request: RequestBuilder) -> anyhow::Result<String> {
         let answer = self.checked(request.timeout(TIMEOUT)).await?;
         let body = answer.bytes().await.with_context(|| format!("reading from {}", self.base))?;
-        if body.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&body).context("the server answered with something that is not JSON")
+        String::from_utf8(body.into())
+            .context("the server answered with something that is not text")
     }
 
     /// Sends; an answer that is not 2xx is a [`Problem`].
@@ -119,6 +125,14 @@ impl Client {
         let status = answer.status();
         Err(Problem::read(status, &answer.bytes().await.unwrap_or_default()).into())
     }
+}
+
+/// An answer as a value; an empty one is null.
+pub(super) fn parse(text: &str) -> anyhow::Result<Value> {
+    if text.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(text).context("the server answered with something that is not JSON")
 }
 
 /// Appends those parameters that have a value.

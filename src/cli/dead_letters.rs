@@ -36,8 +36,11 @@ struct ListArgs {
     /// Only those that failed last at or after: a time, a date, or how long ago.
     #[arg(long, value_name = "MOMENT", value_parser = moment::parse)]
     since: Option<Timestamp>,
+    /// How many at most [default: 50].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
+    limit: Option<u16>,
     /// Count them by error.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["error", "since", "limit"])]
     group: bool,
 }
 
@@ -111,7 +114,11 @@ fn tell(answer: &Value, verb: &str, dry_run: bool, output: &Output) -> std::io::
 }
 
 async fn list(client: &Client, args: ListArgs, output: &Output) -> Result<(), Stop> {
-    let query = [("error", args.error), ("since", args.since.map(|at| at.to_string()))];
+    let query = [
+        ("error", args.error),
+        ("since", args.since.map(|at| at.to_string())),
+        ("limit", args.limit.map(|limit| limit.to_string())),
+    ];
     let mut segments = vec!["consumers", &args.name, "dead-letters"];
     if args.group {
         segments.push("groups");

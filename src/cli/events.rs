@@ -5,6 +5,7 @@ use clap::Args;
 use schemas::{Pattern, Timestamp};
 use serde_json::Value;
 
+use super::client::parse;
 use super::output::{cell, clipped, member, printable, state, text};
 use super::{Output, ServerArgs, Stop, moment};
 
@@ -55,8 +56,13 @@ pub(super) struct TraceArgs {
 pub(super) async fn run(args: EventsArgs, output: &Output) -> Result<(), Stop> {
     let client = args.server.client()?;
     if let Some(seq) = args.seq {
-        let event = client.get(&["events", &seq.to_string()], &[]).await?;
-        return Ok(if output.is_json() { output.value(&event)? } else { one(&event, output)? });
+        let event = client.get_text(&["events", &seq.to_string()], &[]).await?;
+        if output.is_json() {
+            output.line(&event)?;
+        } else {
+            one(&parse(&event)?, output)?;
+        }
+        return Ok(());
     }
     let query = [
         ("type", args.types.map(|types| types.to_string())),
@@ -67,11 +73,12 @@ pub(super) async fn run(args: EventsArgs, output: &Output) -> Result<(), Stop> {
         ("limit", args.limit.map(|limit| limit.to_string())),
         ("after", args.after.map(|seq| seq.to_string())),
     ];
-    let page = client.get(&["events"], &query).await?;
+    let page = client.get_text(&["events"], &query).await?;
     if output.is_json() {
-        output.value(&page)?;
+        output.line(&page)?;
         return Ok(());
     }
+    let page = parse(&page)?;
     let rows = items(&page).iter().map(|item| {
         let event = &item["event"];
         let data = clipped(&text(&event["data"]), DATA_SHOWN);
@@ -91,11 +98,12 @@ pub(super) async fn run(args: EventsArgs, output: &Output) -> Result<(), Stop> {
 /// Runs `skald trace`.
 pub(super) async fn trace(args: TraceArgs, output: &Output) -> Result<(), Stop> {
     let client = args.server.client()?;
-    let trace = client.get(&["events", &args.seq.to_string(), "trace"], &[]).await?;
+    let trace = client.get_text(&["events", &args.seq.to_string(), "trace"], &[]).await?;
     if output.is_json() {
-        output.value(&trace)?;
+        output.line(&trace)?;
         return Ok(());
     }
+    let trace = parse(&trace)?;
     let kinds = trace.as_object().into_iter().flatten();
     let kinds = kinds.filter_map(|(kind, items)| Some((kind, items.as_array()?)));
     let rows: Vec<_> =

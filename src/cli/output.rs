@@ -41,11 +41,6 @@ impl Output {
         self.line(&text)
     }
 
-    /// One JSON value on one line: an element of a stream.
-    pub(super) fn value_line(self, value: &impl Serialize) -> io::Result<()> {
-        self.line(&serde_json::to_string(value)?)
-    }
-
     /// `value` for programs, `text` for people.
     pub(super) fn either(self, value: &impl Serialize, text: &str) -> io::Result<()> {
         if self.json { self.value(value) } else { self.line(text) }
@@ -88,6 +83,7 @@ pub(super) fn state(text: &str) -> Cell {
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(items) if items.iter().all(Value::is_string) => {
             items.iter().map(text).collect::<Vec<_>>().join(", ")

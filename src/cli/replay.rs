@@ -59,7 +59,7 @@ struct StartArgs {
     #[arg(long = "type", value_name = "PATTERN")]
     types: Option<Pattern>,
     /// From this event on.
-    #[arg(long, value_name = "SEQ", conflicts_with = "since")]
+    #[arg(long, value_name = "SEQ", conflicts_with = "since", required_unless_present = "since")]
     from_seq: Option<Seq>,
     /// Recorded at or after: a time, a date, or how long ago.
     #[arg(long, value_name = "MOMENT", value_parser = moment::parse)]

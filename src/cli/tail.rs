@@ -7,7 +7,7 @@ use clap::Args;
 use futures::StreamExt as _;
 use reqwest::Method;
 use schemas::Pattern;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::client::{Client, append};
 use super::output::{clipped, printable, text};
@@ -99,22 +99,15 @@ async fn follow(
 }
 
 fn print(message: &Message, output: &Output) -> std::io::Result<()> {
-    let Ok(data) = serde_json::from_str::<Value>(&message.data) else { return Ok(()) };
-    let shown = match data {
-        Value::Object(ref members) if members.contains_key("event") => data,
-        event => {
-            json!({ "seq": message.id.as_deref().and_then(|id| id.parse::<i64>().ok()), "event": event })
-        }
-    };
     if output.is_json() {
-        return output.value_line(&shown);
+        return output.line(&message.data); // as the server wrote it: no number is rounded
     }
+    let Ok(shown) = serde_json::from_str::<Value>(&message.data) else { return Ok(()) };
     let event = &shown["event"];
-    let at = if shown["recorded_at"].is_null() { &event["time"] } else { &shown["recorded_at"] };
     let line = format!(
         "{} {} {} {} {}",
         text(&shown["seq"]),
-        text(at),
+        text(&shown["recorded_at"]),
         text(&event["type"]),
         text(&event["subject"]),
         clipped(&text(&event["data"]), DATA_SHOWN),

@@ -1,6 +1,6 @@
 //! Settings from entries.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use egress::Network;
 
@@ -13,7 +13,7 @@ const RETENTION: &str = "log.retention";
 /// The settings: the defaults of the data folder, with everything that was set put over them.
 pub(super) fn settings(reader: &mut Reader) -> Settings {
     let mut data = PathBuf::from(".skald");
-    reader.set(&mut data, "data", |value| Ok(Path::new(value.filled()?).to_owned()));
+    reader.set(&mut data, "data", |value| check::folder(value.filled()?).map(PathBuf::from));
     let mut settings = Settings::in_folder(&data);
     reader.set(&mut settings.listen, "listen", |value| check::listen(value.text()?));
     reader.set(&mut settings.log.url, "log.url", |value| check::log_url(value.text()?));

@@ -22,6 +22,15 @@ pub(super) fn listen(text: &str) -> Result<String, String> {
     Err(format!("must be an address and a port such as 127.0.0.1:8080, not `{text}`"))
 }
 
+/// The data folder. Its path becomes part of the database's URL, where these characters mean
+/// something.
+pub(super) fn folder(text: &str) -> Result<&str, String> {
+    if text.contains(['?', '%']) {
+        return Err("must be a folder without `?` and `%` in its path".to_owned());
+    }
+    Ok(text)
+}
+
 /// The URL of the log.
 pub(super) fn log_url(text: &str) -> Result<String, String> {
     one_of(text, &["embedded:", "nats://", "tls://"])

@@ -118,7 +118,7 @@ impl Settings {
             listen: "127.0.0.1:8080".to_owned(),
             data: data.to_owned(),
             log: Log { url: format!("embedded:{}", data.display()), retention: Vec::new() },
-            database: Database { url: format!("sqlite://{}", data.join("state.db").display()) },
+            database: Database { url: sqlite_url(&data.join("state.db")) },
             security: Security { admin_key: None, encryption_key: None },
             webhooks: Webhooks { allow_private_networks: Vec::new(), proxy: None },
             // Longer than any answer should take, shorter than the patience of most clients (60 s).
@@ -159,6 +159,15 @@ impl Security {
     }
 }
 
+/// The URL of an SQLite file. What follows `sqlite://` is read as a host name first, and a host name
+/// has no spaces; `./` in front makes all of it a path.
+fn sqlite_url(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    let here = if path.is_absolute() || text.bytes().all(is_name) { "" } else { "./" };
+    format!("sqlite://{here}{text}")
+}
+
 fn networks<S: serde::Serializer>(networks: &[Network], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(networks.iter().map(ToString::to_string))
 }
@@ -181,5 +190,7 @@ mod tests {
         let settings = Settings::in_folder(Path::new("/var/lib/skald"));
         assert_eq!(settings.log.url, "embedded:/var/lib/skald");
         assert_eq!(settings.database.url, "sqlite:///var/lib/skald/state.db");
+        let settings = Settings::in_folder(Path::new("my data"));
+        assert_eq!(settings.database.url, "sqlite://./my data/state.db");
     }
 }

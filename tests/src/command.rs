@@ -30,7 +30,8 @@ impl Finished {
         self
     }
 
-    /// One clear refusal: exit code 2, a single line of error that is no panic and no backtrace.
+    /// One clear refusal: exit code 2 and a single line of error beside those of the log, no panic
+    /// and no backtrace.
     ///
     /// # Panics
     /// When it is something else.
@@ -38,9 +39,11 @@ impl Finished {
     #[track_caller]
     pub fn refusal(self) -> String {
         assert_eq!(self.code, Some(2), "{self:?}");
-        assert_eq!(self.stderr.trim().lines().count(), 1, "{self:?}");
         assert!(!self.stderr.contains("panicked"), "{self:?}");
-        self.stderr.trim().to_owned()
+        let is_log = |line: &&str| line.starts_with(|first: char| first.is_ascii_digit());
+        let lines: Vec<&str> = self.stderr.lines().filter(|line| !is_log(line)).collect();
+        assert_eq!(lines.len(), 1, "{self:?}");
+        lines.concat()
     }
 }
 

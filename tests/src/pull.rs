@@ -88,11 +88,14 @@ impl Client {
         Lease::read_all(&self.post(&path, terms).await.json_of(200))
     }
 
-    /// Acks these; answers `ok` or `expired` for each.
+    /// Acks these, if there are any; answers `ok` or `expired` for each.
     ///
     /// # Panics
     /// When it is refused.
     pub async fn ack(&self, consumer: &str, leases: &[Lease]) -> Vec<String> {
+        if leases.is_empty() {
+            return Vec::new();
+        }
         let proofs: Vec<Value> = leases.iter().map(Lease::proof).collect();
         self.settle(consumer, "ack", json!({"leases": proofs})).await
     }

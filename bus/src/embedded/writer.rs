@@ -131,11 +131,12 @@ impl Writer {
                 self.uncheckpointed.0 += events;
                 self.uncheckpointed.1 += 1;
                 self.recent.extend(recorded);
+                // Before the answers: who was told of an event finds it by the head.
+                self.head.send_replace(self.last);
                 for (reply, receipts) in replies.into_iter().zip(answers) {
                     metrics::published(&receipts);
                     let _ = reply.send(Ok(receipts));
                 }
-                self.head.send_replace(self.last);
             }
             Err(error) => {
                 tracing::error!(%error, events, "writing events to the log");

@@ -13,8 +13,10 @@ use super::{LeaseToken, NEVER_US, QueueId, WorkId};
 use crate::db::{Query, built, sql};
 use crate::{Db, Dialect, Policy, Seq, Span, Tx, bulk};
 
-/// Queues that one claim looks at; the next claim looks at others.
-const QUEUES_MAX: i64 = 64;
+/// Queues that one round of a claim looks at; the next one looks at others.
+const QUEUES_MAX: usize = 64;
+/// Rounds of one claim, while full rounds give nothing.
+const ROUNDS_MAX: usize = 32;
 
 /// What to claim.
 #[derive(Clone, Debug)]
@@ -68,9 +70,24 @@ pub struct Claimed {
 /// # Errors
 /// Those of the database.
 pub async fn claim(db: &Db, claim: &Claim<'_>) -> Result<Vec<Claimed>, sqlx::Error> {
+    for _ in 0..ROUNDS_MAX {
+        let (queues, claimed) = claim_round(db, claim).await?;
+        if !claimed.is_empty() || queues < QUEUES_MAX {
+            return Ok(claimed);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Looks at the queues that have waited longest: how many there were, and what they gave. Queues
+/// that gave nothing are not looked at again before they have something to give.
+async fn claim_round(
+    db: &Db,
+    claim: &Claim<'_>,
+) -> Result<(usize, Vec<Claimed>), sqlx::Error> {
     let now = db.clock().now();
     if db.fetch_optional(due_queues(claim, now, "1", " limit 1")).await?.is_none() {
-        return Ok(Vec::new()); // Without taking the write lock.
+        return Ok((0, Vec::new())); // Without taking the write lock.
     }
     let mut tx = db.begin().await?;
     let lock = match tx.dialect() {
@@ -82,7 +99,7 @@ pub async fn claim(db: &Db, claim: &Claim<'_>) -> Result<Vec<Claimed>, sqlx::Err
     let rows = tx.fetch_all(due_queues(claim, now, "id, name, policy, limits", &lock)).await?;
     let queues = rows.iter().map(QueueInfo::read).collect::<Result<Vec<_>, _>>()?;
     if queues.is_empty() {
-        return Ok(Vec::new());
+        return Ok((0, Vec::new()));
     }
     let names = queues.iter().flat_map(|queue| queue.limits.clone()).collect();
     let mut limits = limit::load(&mut tx, names).await?;
@@ -96,7 +113,7 @@ pub async fn claim(db: &Db, claim: &Claim<'_>) -> Result<Vec<Claimed>, sqlx::Err
     note_queues(&mut tx, &shares, &claimed, &limits, &queues, &lease, now).await?;
     note_limits(&mut tx, &queues, &shares, &claimed, &mut limits, now).await?;
     tx.commit().await?;
-    Ok(claimed)
+    Ok((queues.len(), claimed))
 }
 
 /// When the next row of `kind` (of `queue`) may be due; `None` when there is none. It may be early.
@@ -142,7 +159,7 @@ struct Lease {
 struct Share {
     queue: i64,
     rows: i64,
-    /// Whether a limit, and not the size of the claim, made it this small.
+    /// Whether its limits allow no more than this.
     limited: bool,
 }
 
@@ -175,7 +192,7 @@ fn share(
             *taken.entry(name).or_default() += rows;
         }
         left -= rows;
-        shares.push(Share { queue: queue.id, rows, limited: allowed < fair });
+        shares.push(Share { queue: queue.id, rows, limited: allowed <= fair });
     }
     shares
 }

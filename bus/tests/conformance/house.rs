@@ -1,15 +1,16 @@
 //! A fresh log and a fresh database, and verbs on them.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{
-    Clock, Consumer, Db, Delivery, EmbeddedLog, Failure, Handler, Kind, Log, Platform, Policy,
-    Receipt, Retention, Running, Seq, registry,
+    Clock, Consumer, Db, Delivery, Each, EmbeddedLog, Failure, Handler, Kind, Log, Platform, Policy,
+    Receipt, Retention, Running, Seq, Span, registry, sql,
 };
-use schemas::{Event, EventId, Patterns};
+use schemas::{Event, EventId};
 use serde_json::json;
+use sqlx::Row;
 use tempfile::TempDir;
 
 /// A log and a database in a folder of their own.
@@ -30,6 +31,10 @@ impl House {
         let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(folder.path(), &clock).unwrap());
         let url = format!("sqlite://{}", folder.path().join("state.db").display());
         let db = Db::open(&url, clock.clone()).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        let effects = sql("create table if not exists effect (key text, n bigint)");
+        tx.execute(effects).await.unwrap();
+        tx.commit().await.unwrap();
         House { log, db, clock, folder }
     }
 
@@ -78,6 +83,18 @@ impl House {
         counts.iter().filter(|(state, ..)| open(state)).map(|(_, rows, _)| rows).sum()
     }
 
+    /// The numbers that consumers have written, in the order of writing.
+    pub async fn effects(&self, key: &str) -> Vec<i64> {
+        let query = sql("select n from effect where key = $1").bind(key.to_owned());
+        self.db.fetch_all(query).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
+    pub async fn queue(&self, consumer: &str) -> bus::work::QueueId {
+        let found = registry::find(&self.db, consumer).await.unwrap().unwrap();
+        let queue = bus::work::find(&self.db, found.kind.work(), &found.queue_name()).await;
+        queue.unwrap().unwrap()
+    }
+
     pub async fn dead_letters(&self, consumer: &str) -> Vec<bus::dead_letter::DeadLetter> {
         let found = registry::find(&self.db, consumer).await.unwrap().unwrap();
         let queue = bus::work::find(&self.db, found.kind.work(), &found.queue_name()).await;
@@ -107,57 +124,68 @@ pub async fn eventually<F: Future<Output = bool>>(mut check: impl FnMut() -> F) 
     }
 }
 
-/// What a [`Scripted`] consumer does with an event: what to answer to attempt `n` at it.
-pub type Script = dyn Fn(&Event, i64) -> Result<(), Failure> + Send + Sync;
+/// What a consumer answers to an attempt at an event.
+pub type Script = Arc<dyn Fn(&Event, i64) -> Result<(), Failure> + Send + Sync>;
 
-/// A consumer that follows a script and remembers, in order, what it has done.
-pub struct Scripted {
-    pub script: Box<Script>,
-    pub done: Arc<Mutex<Vec<(String, i64)>>>,
-    pub spec: bus::Spec,
-}
+/// Three attempts, milliseconds apart.
+pub const QUICK: Policy = Policy {
+    attempts_max: 3,
+    backoff_min: Span(Duration::from_millis(1)),
+    backoff_max: Span(Duration::from_millis(5)),
+    ..Policy::DEFAULT
+};
 
-impl Scripted {
-    pub fn new(name: &str, policy: Policy, script: Box<Script>) -> Scripted {
-        let spec = bus::Spec {
-            name: name.into(),
-            kind: Kind::Rust,
-            types: Patterns::any(),
-            policy,
-            side_effects: bus::SideEffects::None,
-            rebuilds: false,
-            linger: Duration::ZERO,
-        };
-        Scripted { script, done: Arc::default(), spec }
-    }
-}
+/// A consumer that writes a row per event and then answers as its script says.
+pub struct Scripted(pub Script);
 
-#[async_trait::async_trait]
-impl Handler for Scripted {
-    fn spec(&self) -> &bus::Spec {
-        &self.spec
-    }
-
-    async fn handle(
-        &self,
-        items: &[bus::Item],
-        generation: i64,
-        ordered: bool,
-        tx: &mut bus::Tx,
-    ) -> Result<Vec<bus::Handled>, sqlx::Error> {
-        let each = bus::Each::new(Steps(self), Kind::Rust).unwrap();
-        each.handle(items, generation, ordered, tx).await
-    }
-}
-
-/// Borrows a script for the duration of one batch.
-struct Steps<'a>(&'a Scripted);
-
-impl Consumer for Steps<'static> {
+impl Consumer for Scripted {
     type Event = Event;
     const NAME: &'static str = "scripted";
+    const POLICY: Policy = QUICK;
 
     async fn handle(&self, event: Event, delivery: &mut Delivery<'_>) -> Result<(), Failure> {
-        (self.0.script)(&event, delivery.attempt())
+        effect(&event, delivery).await?;
+        (self.0)(&event, delivery.attempt())
     }
+}
+
+/// The same, in order by key.
+pub struct InOrder(pub Script);
+
+impl Consumer for InOrder {
+    type Event = Event;
+    const NAME: &'static str = "in-order";
+    const POLICY: Policy = Policy { ordered: true, ..QUICK };
+
+    async fn handle(&self, event: Event, delivery: &mut Delivery<'_>) -> Result<(), Failure> {
+        effect(&event, delivery).await?;
+        (self.0)(&event, delivery.attempt())
+    }
+}
+
+#[derive(serde::Deserialize)]
+pub struct Numbered {
+    pub n: i64,
+    pub key: String,
+}
+
+async fn effect(event: &Event, delivery: &mut Delivery<'_>) -> Result<(), Failure> {
+    let Numbered { n, key } = event.data_as()?;
+    let insert = sql("insert into effect (key, n) values ($1, $2)").bind(key).bind(n);
+    delivery.tx().execute(insert).await?;
+    Ok(())
+}
+
+/// A consumer that does as `script` says.
+pub fn scripted(
+    script: impl Fn(&Event, i64) -> Result<(), Failure> + Send + Sync + 'static,
+) -> Arc<dyn Handler> {
+    Arc::new(Each::new(Scripted(Arc::new(script)), Kind::Rust).unwrap())
+}
+
+/// A consumer that does as `script` says, in order by key.
+pub fn in_order(
+    script: impl Fn(&Event, i64) -> Result<(), Failure> + Send + Sync + 'static,
+) -> Arc<dyn Handler> {
+    Arc::new(Each::new(InOrder(Arc::new(script)), Kind::Rust).unwrap())
 }

@@ -22,7 +22,8 @@ pub(in super::super) async fn started(
     output: &Output,
 ) -> Result<(), Stop> {
     if !wait {
-        return Ok(super::show(&replay, output)?);
+        super::show(&replay, output)?;
+        return Ok(());
     }
     let id = replay["id"].as_str().unwrap_or_default().to_owned();
     let ended = follow(client, replay, &id).await?;

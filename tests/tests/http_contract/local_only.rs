@@ -4,6 +4,7 @@ use http::Method;
 use serde_json::json;
 use skald_tests::{Answer, House};
 
+#[track_caller]
 fn assert_refused(answer: &Answer) {
     assert!([403, 421].contains(&answer.status.as_u16()), "{answer:?}");
     answer.problem(answer.status.as_u16());

@@ -23,6 +23,17 @@ async fn an_item_has_its_seq_its_event_and_when_it_was_recorded() {
 }
 
 #[tokio::test]
+async fn what_was_accepted_is_read_at_once() {
+    let house = House::start().await;
+    for n in 0..300 {
+        let receipt = house.publish(json!({"type": "a", "id": n.to_string()})).await;
+        let page = house.get("/v1/events?limit=1").await.json_of(200);
+        assert_eq!(page["items"][0]["seq"], receipt["seq"]);
+        house.get(&format!("/v1/events/{}", seq(&receipt))).await.check(200);
+    }
+}
+
+#[tokio::test]
 async fn events_are_selected_by_type_pattern_source_and_subject() {
     let house = House::start().await;
     for (id, kind, source, subject) in [

@@ -1,0 +1,75 @@
+//! The outbox: an event is published if, and only if, its transaction commits.
+
+use bus::{Read, Seq, outbox};
+
+use crate::house::{House, Numbered, event, eventually, scripted};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staged_event_is_published_with_its_transaction_and_only_then() {
+    let house = House::embedded().await;
+    let running = house.run(Vec::new()).await;
+    let mut tx = house.db.begin().await.unwrap();
+    tx.stage(event("a", "k", 1));
+    drop(tx);
+    let mut tx = house.db.begin().await.unwrap();
+    tx.stage(event("a", "k", 2));
+    tx.commit().await.unwrap();
+    let mut head = house.log.head();
+    head.wait_for(|head| *head >= Seq::new(1)).await.unwrap();
+    let page = house.log.read(Read::after(Seq::ZERO)).await.unwrap();
+    assert_eq!(page.events.len(), 1);
+    assert_eq!(page.events[0].event.data_as::<Numbered>().unwrap().n, 2);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_died_between_publishing_and_deleting_publishes_nothing_twice() {
+    let house = House::embedded().await;
+    let staged: Vec<_> = (0..50).map(|n| event("a", "k", n)).collect();
+    let mut tx = house.db.begin().await.unwrap();
+    staged.iter().for_each(|event| tx.stage(event.clone()));
+    tx.commit().await.unwrap();
+    house.log.publish_all(staged).await.unwrap(); // What the relay did before it died.
+    assert_eq!(outbox::relay_round(&house.db, house.log.as_ref()).await.unwrap(), 50);
+    assert_eq!(house.head().await, Seq::new(50));
+    assert_eq!(outbox::relay_round(&house.db, house.log.as_ref()).await.unwrap(), 0);
+}
+
+/// Publishes a follow-up to each event of type `first`.
+struct FollowUp;
+
+impl bus::Consumer for FollowUp {
+    type Event = schemas::Event;
+    const NAME: &'static str = "follow-up";
+
+    async fn handle(
+        &self,
+        cause: schemas::Event,
+        delivery: &mut bus::Delivery<'_>,
+    ) -> Result<(), bus::Failure> {
+        if cause.kind.as_str() == "first" {
+            delivery.publish(event("second", "k", 0));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_of_an_event_is_found_from_it() {
+    let house = House::embedded().await;
+    let follow = bus::Each::new(FollowUp, bus::Kind::Rust).unwrap();
+    let running = house.run(vec![std::sync::Arc::new(follow), scripted(|_, _| Ok(()))]).await;
+    let first = house.publish("first", "k", 1).await;
+    house.publish("unrelated", "k", 2).await;
+    let root = house.log.get(&[first.seq]).await.unwrap().remove(0);
+    eventually(|| async {
+        let trace = bus::lineage::trace(&house.db, house.log.as_ref(), &root).await.unwrap();
+        trace.iter().any(|event| event.event.kind.as_str() == "second")
+    })
+    .await;
+    let trace = bus::lineage::trace(&house.db, house.log.as_ref(), &root).await.unwrap();
+    assert_eq!(trace.len(), 1);
+    assert_eq!(trace[0].event.causationid(), Some(root.event.id.as_str()));
+    assert_eq!(trace[0].event.correlationid(), Some(root.event.id.as_str()));
+    running.stop().await;
+}
