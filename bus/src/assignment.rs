@@ -45,11 +45,12 @@ pub(crate) async fn heartbeat(db: &Db, node: &NodeId) -> Result<(), sqlx::Error>
     tx.commit().await
 }
 
-/// Takes back all partitions and process-held leases. For a start that knows no other process is
+/// Takes back all partitions, duties and leases that processes held. For a start that knows no other process is
 /// running on this database.
 pub(crate) async fn free_all(db: &Db) -> Result<(), sqlx::Error> {
     let mut tx = db.begin().await?;
     tx.execute(sql("delete from node")).await?;
+    tx.execute(sql("delete from duty")).await?;
     tx.execute(sql("update consumer_partition set node = null where node is not null")).await?;
     crate::work::free_owned(&mut tx).await?;
     tx.commit().await

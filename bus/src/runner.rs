@@ -107,7 +107,12 @@ impl Runner {
             outcomes.borrow_and_update();
             let standing = at.config.paused || at.assignment.partitions.is_empty();
             if standing || !self.handler.has_room(&self.db).await? {
-                self.rest(&mut config_changed, &mut outcomes).await;
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    _ = config_changed.changed() => return Err(BatchError::Reconfigured),
+                    _ = outcomes.changed() => {}
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                }
                 continue;
             }
             let from = at.read_through.max(at.assignment.lowest());
@@ -150,15 +155,6 @@ impl Runner {
             covered: false,
             renewed,
         }))
-    }
-
-    async fn rest(&self, config: &mut watch::Receiver<u64>, outcomes: &mut watch::Receiver<u64>) {
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            _ = config.changed() => {}
-            _ = outcomes.changed() => {}
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
-        }
     }
 
     /// Waits for a fuller batch, unless there is one already.

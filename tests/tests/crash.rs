@@ -1,1 +1,11 @@
+//! What must hold when the machine lets the process down: `kill -9`, full disks, clocks set back,
+//! files that are locked.
 
+mod clock_set_back;
+mod disk_full;
+mod effects;
+mod journal;
+mod kill;
+mod locked;
+mod producers;
+mod workers;

@@ -40,7 +40,7 @@ fn seq(of: &Value) -> i64 {
 }
 
 /// Waits until the figures of a consumer are as wanted, and answers them.
-async fn figures(client: &Client, consumer: &str, wanted: &[(&str, i64)]) -> Value {
+pub(crate) async fn figures(client: &Client, consumer: &str, wanted: &[(&str, i64)]) -> Value {
     eventually(&format!("{consumer} has {wanted:?}"), async || {
         let figures = client.consumer(consumer).await;
         wanted.iter().all(|(name, value)| figures[*name] == *value).then_some(figures)

@@ -28,7 +28,7 @@ async fn settings_in_effect_tell_where_they_came_from() {
     assert_eq!(origins["http.timeout"]["name"], "SKALD_HTTP__TIMEOUT", "{origins}");
 
     let table = skald(folder.path(), &["config"], &environment).await.ok().stdout;
-    let line = table.lines().find(|line| line.starts_with("logs.format")).unwrap();
+    let line = table.lines().find(|line| line.trim_start().starts_with("logs.format")).unwrap();
     assert!(line.contains("json") && line.contains("skald.toml:4"), "{table}");
     assert!(table.contains("SKALD_HTTP__TIMEOUT") && table.contains("default"), "{table}");
 }
