@@ -160,7 +160,7 @@ pub async fn list(db: &Db) -> Result<Vec<Key>, sqlx::Error> {
             Ok(Key {
                 id: row.get(0),
                 name: row.get(1),
-                scopes: read_scopes(row.get(2))?,
+                scopes: read_scopes(&row.get::<String, _>(2))?,
                 tenant: row.get(3),
                 created_at: Timestamp::from_micros(row.get(4)),
                 revoked_at: row.get::<Option<i64>, _>(5).map(Timestamp::from_micros),
@@ -286,7 +286,7 @@ impl KeyRing {
             .map(|row| {
                 let principal = Principal {
                     name: row.get::<String, _>(1).into(),
-                    scopes: read_scopes(row.get(2))?,
+                    scopes: read_scopes(&row.get::<String, _>(2))?,
                     tenant: row.get::<Option<String>, _>(3).map(Into::into),
                 };
                 Ok((row.get(0), principal))
@@ -295,7 +295,7 @@ impl KeyRing {
     }
 }
 
-fn read_scopes(text: String) -> Result<Scopes, sqlx::Error> {
+fn read_scopes(text: &str) -> Result<Scopes, sqlx::Error> {
     text.parse().map_err(|error: InvalidScopes| sqlx::Error::Decode(error.into()))
 }
 

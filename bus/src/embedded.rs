@@ -24,11 +24,13 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
 use schemas::{Event, EventType, Patterns, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument;
 
 use crate::embedded::reader::Readers;
 use crate::embedded::recent::Recent;
 use crate::embedded::writer::{Command, Publish, QUEUE_MAX};
 use crate::log::check_size;
+use crate::span;
 use crate::{
     Clock, Log, LogState, Page, Pruned, PublishError, Read, ReadError, Receipt, Recorded,
     Retention, Seq,
@@ -132,14 +134,18 @@ impl Drop for EmbeddedLog {
 impl Log for EmbeddedLog {
     async fn publish_all(&self, events: Vec<Event>) -> Result<Vec<Receipt>, PublishError> {
         let bytes = check_size(&events)?;
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Publish(Publish { events, bytes, reply });
-        self.commands.send(command).await.map_err(|_| PublishError::Closed)?;
-        match answer.await {
-            Ok(Ok(receipts)) => Ok(receipts),
-            Ok(Err(error)) => Err(PublishError::Write(Box::new(error))),
-            Err(_) => Err(PublishError::Closed),
-        }
+        let span = span::publish(events.len(), bytes);
+        let publish = async {
+            let (reply, answer) = oneshot::channel();
+            let command = Command::Publish(Publish { events, bytes, reply });
+            self.commands.send(command).await.map_err(|_| PublishError::Closed)?;
+            match answer.await {
+                Ok(Ok(receipts)) => Ok(receipts),
+                Ok(Err(error)) => Err(PublishError::Write(Box::new(error))),
+                Err(_) => Err(PublishError::Closed),
+            }
+        };
+        publish.instrument(span).await
     }
 
     async fn read(&self, read: Read) -> Result<Page, ReadError> {
@@ -178,7 +184,7 @@ impl Log for EmbeddedLog {
 
     async fn state(&self) -> Result<LogState, ReadError> {
         let last = *self.head.borrow();
-        let first = self.readers.run(|reader| reader.first()).await?.unwrap_or(last.next());
+        let first = self.readers.run(reader::Reader::first).await?.unwrap_or(last.next());
         Ok(LogState { identity: self.identity.clone(), first, last })
     }
 
@@ -196,7 +202,7 @@ impl Log for EmbeddedLog {
     }
 
     async fn pruned_through(&self) -> Result<Vec<(EventType, Timestamp)>, ReadError> {
-        self.readers.run(|reader| reader.pruned_through()).await
+        self.readers.run(reader::Reader::pruned_through).await
     }
 }
 

@@ -32,6 +32,8 @@ pub use partition::{PARTITIONS, partition_of};
 
 mod metrics;
 
+mod span;
+
 #[cfg(feature = "embedded")]
 pub mod embedded;
 #[cfg(feature = "embedded")]

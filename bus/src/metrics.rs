@@ -26,7 +26,7 @@ pub(crate) fn work_settled(queue: &str, verdict: crate::work::Verdict) {
     use crate::work::Verdict;
     match verdict {
         Verdict::Done => {
-            counter!("skald_work_done_total", "queue" => queue.to_owned()).increment(1)
+            counter!("skald_work_done_total", "queue" => queue.to_owned()).increment(1);
         }
         Verdict::Again => {
             counter!("skald_work_retried_total", "queue" => queue.to_owned()).increment(1);

@@ -88,7 +88,7 @@ pub async fn relay_round(db: &Db, log: &dyn Log) -> Result<usize, RelayError> {
             Ok(event) => batch.push(event),
             // Only an older or newer program could have staged it; it must not hold up the rest.
             Err(error) => {
-                tracing::error!(%error, id = row.get::<i64, _>(0), "a staged event is not valid, dropped")
+                tracing::error!(%error, id = row.get::<i64, _>(0), "a staged event is not valid, dropped");
             }
         }
     }

@@ -133,7 +133,11 @@ pub async fn lease(
     }
 }
 
-/// Rows whose event is gone from the log become dead letters here and now.
+/// Puts rows and their events together. Rows whose event is gone from the log become dead letters
+/// here and now.
+///
+/// # Errors
+/// [`LeaseError`].
 pub async fn with_events(
     db: &Db,
     log: &dyn Log,
@@ -157,7 +161,7 @@ pub async fn with_events(
     Ok(leases)
 }
 
-/// Ends leases: see [`work::settle`]. Answers that belong to another queue than `only` are expired.
+/// Ends leases: see [`work::settle`].
 ///
 /// # Errors
 /// [`LeaseError`].

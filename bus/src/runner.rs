@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::assignment::{Assignment, LostPartition, NodeId, RENEW};
 use crate::failure::chain;
@@ -19,7 +20,7 @@ use crate::partition::partition_of;
 use crate::policy::Next;
 use crate::registry::{self, Registration};
 use crate::work::{self, NewWork, QueueId};
-use crate::{Db, Log, Page, Read, ReadError, Recorded, Seq, coverage, metrics, signals};
+use crate::{Db, Log, Page, Read, ReadError, Recorded, Seq, coverage, metrics, signals, span};
 
 /// Events in one batch.
 const BATCH: usize = 2_048;
@@ -186,7 +187,12 @@ impl Runner {
         if items.is_empty() && at.covered && at.renewed.elapsed() < IDLE_COMMIT {
             return Ok(());
         }
-        self.commit(at, items, &page).await
+        let span = span::process(&at.config.name, items.len(), "first");
+        let committed = self.commit(at, items, &page).instrument(span.clone()).await;
+        if let Err(error) = &committed {
+            span.record("error.type", tracing::field::display(error));
+        }
+        committed
     }
 
     async fn commit(

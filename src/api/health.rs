@@ -49,7 +49,7 @@ pub(crate) async fn metrics(
 ) -> Result<(StatusCode, [(HeaderName, &'static str); 1], String), Problem> {
     refresh(&state).await?;
     let media = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    Ok((StatusCode::OK, media, state.metrics.render()))
+    Ok((StatusCode::OK, media, crate::telemetry::render(&state.metrics)))
 }
 
 /// Sets the gauges that are read from the database, once per scrape.

@@ -121,7 +121,12 @@ fn every_source_opens_with_its_purpose() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("unimpl", "emented!(")];
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("todo", "!("),
+        concat!("unimpl", "emented!("),
+    ];
     for path in tree::files() {
         let Some(text) = tree::read(&path) else { continue };
         for (number, line) in text.lines().enumerate() {

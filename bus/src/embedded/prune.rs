@@ -18,7 +18,7 @@ pub(super) async fn prune(
     now: Timestamp,
 ) -> Result<Pruned, ReadError> {
     let mut pruned = Pruned::default();
-    let types = log.readers.run(|reader| reader.type_rows()).await?;
+    let types = log.readers.run(super::reader::Reader::type_rows).await?;
     for (index, rule) in rules.iter().enumerate() {
         let governs = |row: &&TypeRow| {
             rules.iter().position(|rule| rule.types.matches(&row.name)) == Some(index)

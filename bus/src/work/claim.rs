@@ -81,10 +81,7 @@ pub async fn claim(db: &Db, claim: &Claim<'_>) -> Result<Vec<Claimed>, sqlx::Err
 
 /// Looks at the queues that have waited longest: how many there were, and what they gave. Queues
 /// that gave nothing are not looked at again before they have something to give.
-async fn claim_round(
-    db: &Db,
-    claim: &Claim<'_>,
-) -> Result<(usize, Vec<Claimed>), sqlx::Error> {
+async fn claim_round(db: &Db, claim: &Claim<'_>) -> Result<(usize, Vec<Claimed>), sqlx::Error> {
     let now = db.clock().now();
     if db.fetch_optional(due_queues(claim, now, "1", " limit 1")).await?.is_none() {
         return Ok((0, Vec::new())); // Without taking the write lock.

@@ -115,7 +115,8 @@ pub(crate) async fn insert(tx: &mut Tx, rows: Vec<NewWork>) -> Result<(), sqlx::
 /// Which rows stand behind another of their key: all but the first, and the first too where the
 /// key has one under way already.
 async fn behind(tx: &mut Tx, rows: &[NewWork]) -> Result<HashSet<WorkId>, sqlx::Error> {
-    let mut by_queue: BTreeMap<QueueId, Vec<(&str, Option<Seq>, WorkId)>> = BTreeMap::new();
+    type Keyed<'a> = Vec<(&'a str, Option<Seq>, WorkId)>;
+    let mut by_queue: BTreeMap<QueueId, Keyed<'_>> = BTreeMap::new();
     for row in rows {
         if let (Some(key), false) = (&row.key, row.dead) {
             by_queue.entry(row.queue).or_default().push((key, row.seq, row.id));

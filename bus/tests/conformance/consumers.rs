@@ -74,7 +74,9 @@ async fn what_cannot_be_done_is_a_dead_letter_with_its_event() {
     let told: Vec<_> =
         letters.iter().map(|letter| (letter.error.as_str(), letter.attempts)).collect();
     assert_eq!(told, [("never", 1), ("not today", 3), ("panicked: at the disco", 3)]);
-    assert!(letters.iter().all(|letter| letter.event.as_ref().is_some_and(|e| e.contains("\"n\""))));
+    assert!(
+        letters.iter().all(|letter| letter.event.as_ref().is_some_and(|e| e.contains("\"n\"")))
+    );
     assert_eq!(house.effects("k").await, [0, 4]);
     let groups = dead_letter::groups(&house.db, house.queue("scripted").await).await.unwrap();
     assert_eq!(groups.len(), 3);
@@ -125,7 +127,9 @@ async fn a_failing_key_holds_back_itself_only() {
     let script = move |event: &schemas::Event, _| {
         let held = event.subject.as_deref() == Some("held") && n_of(event) == 0;
         if held && gate.load(Ordering::SeqCst) == 0 {
-            return Err(Failure::transient("the gate is closed").after(std::time::Duration::from_millis(2)));
+            return Err(
+                Failure::transient("the gate is closed").after(std::time::Duration::from_millis(2))
+            );
         }
         Ok(())
     };

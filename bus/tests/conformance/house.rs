@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{
-    Clock, Consumer, Db, Delivery, Each, EmbeddedLog, Failure, Handler, Kind, Log, Platform, Policy,
-    Receipt, Retention, Running, Seq, Span, registry, sql,
+    Clock, Consumer, Db, Delivery, Each, EmbeddedLog, Failure, Handler, Kind, Log, Platform,
+    Policy, Receipt, Retention, Running, Seq, Span, registry, sql,
 };
 use schemas::{Event, EventId};
 use serde_json::json;
@@ -14,15 +14,15 @@ use sqlx::Row;
 use tempfile::TempDir;
 
 /// A log and a database in a folder of their own.
-pub struct House {
-    pub log: Arc<dyn Log>,
-    pub db: Db,
-    pub clock: Clock,
+pub(crate) struct House {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) db: Db,
+    pub(crate) clock: Clock,
     folder: TempDir,
 }
 
 impl House {
-    pub async fn embedded() -> House {
+    pub(crate) async fn embedded() -> House {
         House::in_folder(TempDir::new().unwrap()).await
     }
 
@@ -39,19 +39,19 @@ impl House {
     }
 
     /// Closes both and opens them again, as a restart does.
-    pub async fn reopened(self) -> House {
+    pub(crate) async fn reopened(self) -> House {
         let House { log, db, folder, .. } = self;
         db.close().await;
         drop(log);
         House::in_folder(folder).await
     }
 
-    pub async fn publish(&self, kind: &str, key: &str, n: i64) -> Receipt {
+    pub(crate) async fn publish(&self, kind: &str, key: &str, n: i64) -> Receipt {
         self.log.publish(event(kind, key, n)).await.unwrap()
     }
 
     /// Runs these consumers until the answer is stopped.
-    pub async fn run(&self, handlers: Vec<Arc<dyn Handler>>) -> Running {
+    pub(crate) async fn run(&self, handlers: Vec<Arc<dyn Handler>>) -> Running {
         let platform = Platform {
             db: self.db.clone(),
             log: Arc::clone(&self.log),
@@ -62,12 +62,12 @@ impl House {
         platform.start().await.unwrap()
     }
 
-    pub async fn head(&self) -> Seq {
+    pub(crate) async fn head(&self) -> Seq {
         *self.log.head().borrow()
     }
 
     /// Waits until a consumer has read the whole log and has nothing left to try.
-    pub async fn settled(&self, consumer: &str) {
+    pub(crate) async fn settled(&self, consumer: &str) {
         eventually(|| async {
             let found = registry::find(&self.db, consumer).await.unwrap().unwrap();
             let position = registry::position(&self.db, &found).await.unwrap();
@@ -84,18 +84,18 @@ impl House {
     }
 
     /// The numbers that consumers have written, in the order of writing.
-    pub async fn effects(&self, key: &str) -> Vec<i64> {
+    pub(crate) async fn effects(&self, key: &str) -> Vec<i64> {
         let query = sql("select n from effect where key = $1").bind(key.to_owned());
         self.db.fetch_all(query).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 
-    pub async fn queue(&self, consumer: &str) -> bus::work::QueueId {
+    pub(crate) async fn queue(&self, consumer: &str) -> bus::work::QueueId {
         let found = registry::find(&self.db, consumer).await.unwrap().unwrap();
         let queue = bus::work::find(&self.db, found.kind.work(), &found.queue_name()).await;
         queue.unwrap().unwrap()
     }
 
-    pub async fn dead_letters(&self, consumer: &str) -> Vec<bus::dead_letter::DeadLetter> {
+    pub(crate) async fn dead_letters(&self, consumer: &str) -> Vec<bus::dead_letter::DeadLetter> {
         let found = registry::find(&self.db, consumer).await.unwrap().unwrap();
         let queue = bus::work::find(&self.db, found.kind.work(), &found.queue_name()).await;
         let which = bus::dead_letter::Selection::default();
@@ -104,7 +104,7 @@ impl House {
 }
 
 /// An event of `kind` about `key`, with the number `n`.
-pub fn event(kind: &str, key: &str, n: i64) -> Event {
+pub(crate) fn event(kind: &str, key: &str, n: i64) -> Event {
     Event::new(
         kind.parse().unwrap(),
         "/tests".parse().unwrap(),
@@ -116,7 +116,7 @@ pub fn event(kind: &str, key: &str, n: i64) -> Event {
 }
 
 /// Waits for something that other tasks bring about.
-pub async fn eventually<F: Future<Output = bool>>(mut check: impl FnMut() -> F) {
+pub(crate) async fn eventually<F: Future<Output = bool>>(mut check: impl FnMut() -> F) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while !check().await {
         assert!(tokio::time::Instant::now() < deadline, "it did not come about within 20 s");
@@ -125,10 +125,10 @@ pub async fn eventually<F: Future<Output = bool>>(mut check: impl FnMut() -> F) 
 }
 
 /// What a consumer answers to an attempt at an event.
-pub type Script = Arc<dyn Fn(&Event, i64) -> Result<(), Failure> + Send + Sync>;
+pub(crate) type Script = Arc<dyn Fn(&Event, i64) -> Result<(), Failure> + Send + Sync>;
 
 /// Three attempts, milliseconds apart.
-pub const QUICK: Policy = Policy {
+pub(crate) const QUICK: Policy = Policy {
     attempts_max: 3,
     backoff_min: Span(Duration::from_millis(1)),
     backoff_max: Span(Duration::from_millis(5)),
@@ -136,7 +136,7 @@ pub const QUICK: Policy = Policy {
 };
 
 /// A consumer that writes a row per event and then answers as its script says.
-pub struct Scripted(pub Script);
+pub(crate) struct Scripted(pub(crate) Script);
 
 impl Consumer for Scripted {
     type Event = Event;
@@ -150,7 +150,7 @@ impl Consumer for Scripted {
 }
 
 /// The same, in order by key.
-pub struct InOrder(pub Script);
+pub(crate) struct InOrder(pub(crate) Script);
 
 impl Consumer for InOrder {
     type Event = Event;
@@ -164,9 +164,9 @@ impl Consumer for InOrder {
 }
 
 #[derive(serde::Deserialize)]
-pub struct Numbered {
-    pub n: i64,
-    pub key: String,
+pub(crate) struct Numbered {
+    pub(crate) n: i64,
+    pub(crate) key: String,
 }
 
 async fn effect(event: &Event, delivery: &mut Delivery<'_>) -> Result<(), Failure> {
@@ -177,14 +177,14 @@ async fn effect(event: &Event, delivery: &mut Delivery<'_>) -> Result<(), Failur
 }
 
 /// A consumer that does as `script` says.
-pub fn scripted(
+pub(crate) fn scripted(
     script: impl Fn(&Event, i64) -> Result<(), Failure> + Send + Sync + 'static,
 ) -> Arc<dyn Handler> {
     Arc::new(Each::new(Scripted(Arc::new(script)), Kind::Rust).unwrap())
 }
 
 /// A consumer that does as `script` says, in order by key.
-pub fn in_order(
+pub(crate) fn in_order(
     script: impl Fn(&Event, i64) -> Result<(), Failure> + Send + Sync + 'static,
 ) -> Arc<dyn Handler> {
     Arc::new(Each::new(InOrder(Arc::new(script)), Kind::Rust).unwrap())

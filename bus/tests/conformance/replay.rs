@@ -72,11 +72,7 @@ async fn a_forced_replay_does_all_again_and_survives_a_restart() {
         house.publish("a", "k", n).await;
     }
     house.settled("scripted").await;
-    let force = NewReplay {
-        mode: Mode::Force,
-        rate: Some("400/s".parse().unwrap()),
-        ..ALL
-    };
+    let force = NewReplay { mode: Mode::Force, rate: Some("400/s".parse().unwrap()), ..ALL };
     let started = start(&house, &force).await;
     eventually(|| async { house.effects("k").await.len() > 220 }).await;
     running.stop().await;
@@ -119,8 +115,7 @@ async fn a_replay_is_paused_resumed_and_cancelled() {
         house.publish("a", "k", n).await;
     }
     house.settled("scripted").await;
-    let slow =
-        NewReplay { mode: Mode::Force, rate: Some("20/s".parse().unwrap()), ..ALL };
+    let slow = NewReplay { mode: Mode::Force, rate: Some("20/s".parse().unwrap()), ..ALL };
     let started = start(&house, &slow).await;
     let change = |to| replay::change(&house.db, &started.id, to);
     assert_eq!(change(Status::Paused).await.unwrap().unwrap().status, Status::Paused);

@@ -33,8 +33,7 @@ async fn claim_for(house: &House, max: usize, lease: Duration) -> Vec<Claimed> {
 }
 
 async fn settle(house: &House, rows: &[(WorkId, LeaseToken)], outcome: Outcome) -> Vec<Verdict> {
-    let answers: Vec<_> =
-        rows.iter().map(|(id, token)| (*id, *token, outcome.clone())).collect();
+    let answers: Vec<_> = rows.iter().map(|(id, token)| (*id, *token, outcome.clone())).collect();
     let mut tx = house.db.begin().await.unwrap();
     let settled = work::settle(&mut tx, &answers).await.unwrap();
     tx.commit().await.unwrap();
@@ -157,8 +156,7 @@ async fn no_more_are_leased_than_may_run_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_is_kept_over_all_claims() {
     let house = House::embedded().await;
-    let policy =
-        Policy { rate: Some("0.5/s".parse().unwrap()), burst: 4, ..Policy::DEFAULT };
+    let policy = Policy { rate: Some("0.5/s".parse().unwrap()), burst: 4, ..Policy::DEFAULT };
     let queue = queue(&house, "q", &policy).await;
     put(&house, (0..100).map(|_| NewWork::in_queue(queue))).await;
     assert_eq!(claim(&house, 100).await.len(), 4);

@@ -23,7 +23,10 @@ async fn settings_in_effect_tell_where_they_came_from() {
     assert_eq!(printed["settings"]["logs"]["format"], "json");
     assert_eq!(printed["settings"]["http"]["timeout"], "7s");
     let origins = &printed["origins"];
-    assert_eq!((&origins["listen"]["from"], &origins["listen"]["line"]), (&json!("file"), &json!(1)));
+    assert_eq!(
+        (&origins["listen"]["from"], &origins["listen"]["line"]),
+        (&json!("file"), &json!(1))
+    );
     assert_eq!(origins["logs.format"]["line"], 4, "{origins}");
     assert_eq!(origins["http.timeout"]["name"], "SKALD_HTTP__TIMEOUT", "{origins}");
 

@@ -8,7 +8,15 @@ async fn help_names_every_command() {
     let folder = TempDir::new().unwrap();
     let help = skald(folder.path(), &["--help"], &[]).await.ok().stdout;
     for command in [
-        "dev", "serve", "publish", "events", "consumers", "dead-letters", "replay", "keys", "config",
+        "dev",
+        "serve",
+        "publish",
+        "events",
+        "consumers",
+        "dead-letters",
+        "replay",
+        "keys",
+        "config",
         "completions",
     ] {
         assert!(help.contains(command), "{command} is missing in:\n{help}");

@@ -40,7 +40,8 @@ async fn consumers_are_registered_paused_resumed_and_ended() {
     let register = ["consumers", "register", "c", "--type", "a.>", "--kind", "pull"];
     assert_eq!(json(&house, &register).await["name"], "c");
     let listed = json(&house, &["consumers"]).await;
-    let names: Vec<&Value> = listed["items"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    let names: Vec<&Value> =
+        listed["items"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
     assert!(names.contains(&&json!("c")) && names.contains(&&json!("count-events")), "{names:?}");
     let table = run(&house, &["consumers", "list"]).await.ok().stdout;
     assert!(table.contains("count-events") && table.contains("builtin"), "{table}");

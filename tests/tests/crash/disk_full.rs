@@ -106,7 +106,8 @@ async fn what_was_accepted_before_a_full_disk_survives_kill_9_on_it() {
     tight.take_the_room();
     loop {
         accepted += 1;
-        let answer = tight.house.call(Method::POST, "/v1/events").json(&event(accepted)).send().await;
+        let answer =
+            tight.house.call(Method::POST, "/v1/events").json(&event(accepted)).send().await;
         if answer.status != 202 {
             break;
         }

@@ -21,7 +21,7 @@ use super::producers::Producer;
 use super::workers::{self, CONSUMER, drain};
 
 const ROUNDS: usize = 22;
-const PRODUCERS: usize = 4;
+const PRODUCERS: usize = 3;
 const WORKERS: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,6 +68,6 @@ async fn a_database_that_is_locked_holds_up_effects_but_no_publishing() {
     super::super::http_contract::figures(&house, "count-events", &[("waiting", 0)]).await;
     let path = "/v1/analytics/timeseries?metric=events&interval=day";
     let series = house.get(path).await.json_of(200);
-    assert_eq!(series["points"].as_array().unwrap().len(), 1);
-    assert_eq!(series["points"][0]["value"], 5);
+    let points = series["points"].as_array().unwrap().iter();
+    assert_eq!(points.map(|point| point["value"].as_i64().unwrap()).sum::<i64>(), 5);
 }

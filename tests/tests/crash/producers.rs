@@ -71,7 +71,7 @@ impl Producer {
     }
 
     fn batch(&mut self) -> Vec<Value> {
-        let size = self.random.random_range(1..=8);
+        let size = self.random.random_range(1..=4);
         (0..size).map(|_| self.event()).collect()
     }
 
