@@ -5,7 +5,7 @@ use sqlx::Row;
 use super::NEVER_US;
 use super::limit::Limit;
 use crate::db::{built, sql};
-use crate::{Db, Policy, Tx, bulk};
+use crate::{Db, Dialect, Policy, Tx, bulk};
 
 /// The number of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,6 +148,23 @@ impl QueueInfo {
     }
 }
 
+/// Makes a claim that is under way on these queues end first. Without it, the hint would be compared
+/// with what the queue said before that claim, which does not see the rows of this transaction and
+/// may be about to write that nothing is due.
+async fn lock(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sqlx::Error> {
+    if tx.dialect() == Dialect::Sqlite {
+        return Ok(()); // There is one writer.
+    }
+    let mut query = built(format!(
+        "select 1 from work_queue where id in ({}) order by id for update",
+        bulk::list(1, hints.len())
+    ));
+    for (queue, _) in hints {
+        query = query.bind(*queue);
+    }
+    tx.execute(query).await.map(|_| ())
+}
+
 /// Tells claims that rows of these queues may be due from `due` on: `(queue, due)`.
 pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sqlx::Error> {
     let mut earliest = std::collections::BTreeMap::new();
@@ -157,6 +174,7 @@ pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sq
     }
     let hints: Vec<(i64, i64)> = earliest.into_iter().collect();
     for chunk in bulk::chunks(&hints) {
+        lock(tx, chunk).await?;
         let mut query = built(format!(
             "update work_queue set next_due_us = case id {arms} else next_due_us end
              where id in ({ids}) and next_due_us > case id {arms} else next_due_us end",

@@ -10,7 +10,7 @@ use bus::{
 };
 use schemas::{Event, EventId};
 use serde_json::json;
-use sqlx::Row;
+use sqlx::{Connection as _, Row};
 use tempfile::TempDir;
 
 /// A log and a database in a folder of their own.
@@ -29,8 +29,7 @@ impl House {
     async fn in_folder(folder: TempDir) -> House {
         let clock = Clock::system();
         let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(folder.path(), &clock).unwrap());
-        let url = format!("sqlite://{}", folder.path().join("state.db").display());
-        let db = Db::open(&url, clock.clone()).await.unwrap();
+        let db = Db::open(&database_url(&folder).await, clock.clone()).await.unwrap();
         let mut tx = db.begin().await.unwrap();
         let effects = sql("create table if not exists effect (key text, n bigint)");
         tx.execute(effects).await.unwrap();
@@ -101,6 +100,21 @@ impl House {
         let which = bus::dead_letter::Selection::default();
         bus::dead_letter::list(&self.db, queue.unwrap().unwrap(), &which, None, 500).await.unwrap()
     }
+}
+
+/// A database of its own: on the server that `SKALD_TEST_POSTGRES` names (`postgres://…` without a
+/// database), else a file in the folder.
+async fn database_url(folder: &TempDir) -> String {
+    let Ok(server) = std::env::var("SKALD_TEST_POSTGRES") else {
+        return format!("sqlite://{}", folder.path().join("state.db").display());
+    };
+    let name = folder.path().file_name().unwrap().to_string_lossy().to_lowercase();
+    let name = format!("t_{}", name.trim_start_matches('.'));
+    sqlx::any::install_default_drivers();
+    let mut admin = sqlx::AnyConnection::connect(&format!("{server}/postgres")).await.unwrap();
+    let create = sqlx::AssertSqlSafe(format!("create database {name}"));
+    let _ = sqlx::raw_sql(create).execute(&mut admin).await; // There already after a restart.
+    format!("{server}/{name}")
 }
 
 /// An event of `kind` about `key`, with the number `n`.

@@ -57,11 +57,14 @@ async fn a_row_is_leased_to_one_at_a_time() {
     put(&house, (0..500).map(|_| NewWork::in_queue(queue))).await;
     let mut seen = HashSet::new();
     let (a, b) = tokio::join!(claim(&house, 300), claim(&house, 300));
-    for row in a.iter().chain(&b) {
+    // Of two at once, one may find the queue taken and get nothing.
+    let rest = claim(&house, 500).await;
+    for row in a.iter().chain(&b).chain(&rest) {
         assert!(seen.insert(row.id));
     }
     assert_eq!(seen.len(), 500);
     assert!(claim(&house, 10).await.is_empty());
+    let a = if a.is_empty() { b } else { a };
     let verdicts = settle(&house, &leases(&a), DONE).await;
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Done));
     let again = settle(&house, &leases(&a), DONE).await;
