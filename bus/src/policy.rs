@@ -13,6 +13,10 @@ use crate::{Rate, Span};
 pub struct Policy {
     /// Attempts before it is a dead letter, the first one included; 1 to 100.
     pub attempts_max: u32,
+    /// How long after it was made a row is still tried, whatever attempts are left; for ever when
+    /// absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_max: Option<Span>,
     /// Wait after the first failure; each further one doubles it.
     pub backoff_min: Span,
     /// Longest wait between attempts.
@@ -36,6 +40,7 @@ impl Policy {
     /// 8 attempts, 1 s to 10 min apart, 30 s each, no limits, no order.
     pub const DEFAULT: Policy = Policy {
         attempts_max: 8,
+        age_max: None,
         backoff_min: Span(Duration::from_secs(1)),
         backoff_max: Span(Duration::from_secs(600)),
         timeout: Span(Duration::from_secs(30)),
@@ -63,17 +68,19 @@ impl Policy {
         faults
     }
 
-    /// What follows a failed attempt. `attempt` counts from 1, `jitter` is from 0 to 1, `wished`
-    /// is the delay that the failing side asked for.
+    /// What follows a failed attempt. `attempt` counts from 1, `age` is that of the row, `jitter` is
+    /// from 0 to 1, `wished` is the delay that the failing side asked for.
     #[must_use]
     pub fn after_failure(
         &self,
         attempt: i64,
+        age: Duration,
         permanent: bool,
         wished: Option<Duration>,
         jitter: f64,
     ) -> Next {
-        if permanent || attempt >= i64::from(self.attempts_max) {
+        let too_old = self.age_max.is_some_and(|most| age >= most.0);
+        if permanent || too_old || attempt >= i64::from(self.attempts_max) {
             return Next::Dead;
         }
         Next::RetryAfter(wished.unwrap_or_else(|| self.backoff(attempt, jitter)))
@@ -106,10 +113,20 @@ pub enum Next {
 mod tests {
     use super::*;
 
+    const NEW: Duration = Duration::ZERO;
+
+    #[test]
+    fn what_is_too_old_is_not_tried_again() {
+        let policy = Policy { age_max: Some(Span(Duration::from_secs(60))), ..Policy::DEFAULT };
+        let next = |age| policy.after_failure(1, Duration::from_secs(age), false, None, 0.5);
+        assert_eq!(next(60), Next::Dead);
+        assert_ne!(next(59), Next::Dead);
+    }
+
     #[test]
     fn waits_double_up_to_the_maximum() {
         let policy = Policy { attempts_max: 100, ..Policy::DEFAULT };
-        let wait = |attempt| match policy.after_failure(attempt, false, None, 0.5) {
+        let wait = |attempt| match policy.after_failure(attempt, NEW, false, None, 0.5) {
             Next::RetryAfter(wait) => wait.as_secs(),
             Next::Dead => 0,
         };
@@ -119,14 +136,14 @@ mod tests {
     #[test]
     fn the_last_attempt_and_a_permanent_failure_end_it() {
         let policy = Policy { attempts_max: 3, ..Policy::DEFAULT };
-        assert_eq!(policy.after_failure(3, false, None, 0.0), Next::Dead);
-        assert_eq!(policy.after_failure(1, true, None, 0.0), Next::Dead);
+        assert_eq!(policy.after_failure(3, NEW, false, None, 0.0), Next::Dead);
+        assert_eq!(policy.after_failure(1, NEW, true, None, 0.0), Next::Dead);
     }
 
     #[test]
     fn a_wished_delay_is_taken_as_it_is() {
         let wished = Some(Duration::from_secs(7));
-        let next = Policy::DEFAULT.after_failure(1, false, wished, 0.9);
+        let next = Policy::DEFAULT.after_failure(1, NEW, false, wished, 0.9);
         assert_eq!(next, Next::RetryAfter(Duration::from_secs(7)));
     }
 }

@@ -257,6 +257,7 @@ fn leave_row(tx: &mut crate::Tx, at: &Position, item: &Item, answer: Option<&Han
             let policy = &at.config.policy;
             let next = policy.after_failure(
                 1,
+                Duration::ZERO,
                 failure.is_permanent(),
                 failure.delay(),
                 rand::random::<f64>(),

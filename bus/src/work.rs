@@ -16,15 +16,18 @@ mod limit;
 mod queue;
 mod rescue;
 mod settle;
+mod wait;
 
 pub use claim::{Claim, Claimed, claim, next_due};
 pub use id::{InvalidWorkId, LeaseToken, WorkId};
 pub use insert::NewWork;
 pub(crate) use insert::insert;
 pub(crate) use key::busy_keys;
+pub use limit::{SharedLimit, define_limit};
 pub use queue::{QueueId, counts, define, delete_queue, find, set_paused};
 pub use rescue::{free_owned, rescue};
 pub use settle::{Extended, Outcome, Settled, Verdict, extend, settle};
+pub use wait::{Ending, wait};
 
 /// A time after every other: what has no due row, or no lease.
 pub(crate) const NEVER_US: i64 = i64::MAX;

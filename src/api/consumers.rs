@@ -338,6 +338,7 @@ fn read_policy(fields: &mut Fields, push: bool) -> Policy {
     };
     let policy = Policy {
         attempts_max: small(fields, "attempts_max").unwrap_or(default.attempts_max),
+        age_max: fields.parsed("age_max"),
         backoff_min: fields.parsed("backoff_min").unwrap_or(default.backoff_min),
         backoff_max: fields.parsed("backoff_max").unwrap_or(default.backoff_max),
         timeout: fields.parsed("timeout").unwrap_or(default.timeout),

@@ -7,6 +7,7 @@ mod everywhere;
 mod keys;
 mod lists;
 mod local_only;
+mod policy;
 mod publish;
 mod publish_refusals;
 mod pull;

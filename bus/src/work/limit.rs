@@ -5,7 +5,37 @@ use std::collections::HashMap;
 use sqlx::Row;
 
 use crate::db::{built, sql};
-use crate::{Dialect, Policy, Tx, bulk};
+use crate::{Dialect, Policy, Rate, Tx, bulk};
+
+/// A limit that several queues may share: "so many a day, over all of them".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SharedLimit {
+    /// So many per time, and this many at once after a pause.
+    Rate(Rate, u32),
+    /// So many at the same time.
+    Concurrency(u32),
+}
+
+/// Makes the limit `name`, or brings it up to date. Queues take part in it by naming it in
+/// [`super::define`].
+///
+/// # Errors
+/// Those of the database.
+pub async fn define_limit(tx: &mut Tx, name: &str, limit: &SharedLimit) -> Result<(), sqlx::Error> {
+    let name = name.to_owned();
+    let limit = match limit {
+        SharedLimit::Rate(rate, burst) => Limit::Rate {
+            name,
+            interval_ns: rate.interval_ns(),
+            burst: i64::from(*burst),
+            arrival_ns: 0,
+        },
+        SharedLimit::Concurrency(max) => {
+            Limit::Concurrency { name, max: i64::from(*max), in_flight: 0 }
+        }
+    };
+    limit.define(tx).await
+}
 
 /// One limit as it stands in `work_limit`.
 #[derive(Clone, Debug, PartialEq, Eq)]

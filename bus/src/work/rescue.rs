@@ -7,7 +7,7 @@ use sqlx::Row;
 use super::queue::QueueInfo;
 use super::settle::{Leased, Plan};
 use super::{NEVER_US, Outcome, QueueId, Settled, Verdict, WorkId};
-use crate::db::sql;
+use crate::db::{built, sql};
 use crate::{Dialect, Tx};
 
 /// Queues looked at by one call.
@@ -81,14 +81,12 @@ async fn expired(
     now_us: i64,
     lock: bool,
 ) -> Result<HashMap<WorkId, Leased>, sqlx::Error> {
-    let query = if lock {
-        sql("select id, queue, token, attempt, key, tag, seq from work where queue = $1
-             and state = 'leased' and due_at_us <= $2 order by due_at_us limit $3
-             for update skip locked")
-    } else {
-        sql("select id, queue, token, attempt, key, tag, seq from work where queue = $1
-             and state = 'leased' and due_at_us <= $2 order by due_at_us limit $3")
-    };
+    let lock = if lock { " for update skip locked" } else { "" };
+    let query = built(format!(
+        "select {} from work where queue = $1 and state = 'leased' and due_at_us <= $2
+         order by due_at_us limit $3{lock}",
+        Leased::COLUMNS
+    ));
     let mut rows = HashMap::new();
     for row in tx.fetch_all(query.bind(queue).bind(now_us).bind(ROWS_MAX)).await? {
         rows.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?, Leased::read(&row));

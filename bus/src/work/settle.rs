@@ -13,7 +13,8 @@ use crate::db::{Query, built};
 use crate::policy::Next;
 use crate::{Dialect, Seq, Span, Tx, bulk, metrics, replay};
 
-/// How long an ended row is kept when it has something to tell (an output, several attempts).
+/// How long an ended row is kept when it has something to tell: an output, several attempts, a name
+/// that is not to be used again at once.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Longest error text kept, in bytes.
 const ERROR_BYTES_MAX: usize = 2_000;
@@ -155,10 +156,16 @@ pub(super) struct Leased {
     key: Option<String>,
     tag: Option<String>,
     seq: Option<Seq>,
+    created_at_us: i64,
+    /// A name outlives its row's end for a while, so that it is not taken again by a repetition.
+    named: bool,
 }
 
 impl Leased {
-    /// From `queue, token, attempt, key, tag, seq` at the columns from 1 on.
+    /// From [`Leased::COLUMNS`].
+    pub(super) const COLUMNS: &str = "id, queue, token, attempt, key, tag, seq, created_at_us,
+        case when name is null then 0 else 1 end";
+
     pub(super) fn read(row: &AnyRow) -> Leased {
         Leased {
             queue: row.get(1),
@@ -167,6 +174,8 @@ impl Leased {
             key: row.get(4),
             tag: row.get(5),
             seq: row.get::<Option<i64>, _>(6).map(Seq::new),
+            created_at_us: row.get(7),
+            named: row.get::<i64, _>(8) == 1,
         }
     }
 
@@ -210,7 +219,7 @@ impl Plan {
         }
         let verdict = match outcome {
             Outcome::Done { output } => {
-                if output.is_some() || row.attempt > 1 {
+                if output.is_some() || row.attempt > 1 || row.named {
                     self.kept.push((id, output.clone()));
                 } else {
                     self.deleted.push(id);
@@ -219,7 +228,9 @@ impl Plan {
             }
             Outcome::Failed { error, permanent, delay } => {
                 let jitter = rand::random::<f64>();
-                let next = queue.policy.after_failure(row.attempt, *permanent, *delay, jitter);
+                let age_us = u64::try_from(now_us - row.created_at_us).unwrap_or(0);
+                let age = Duration::from_micros(age_us);
+                let next = queue.policy.after_failure(row.attempt, age, *permanent, *delay, jitter);
                 let due = match next {
                     Next::RetryAfter(wait) => Some(now_us.saturating_add(Span(wait).micros())),
                     Next::Dead => None,
@@ -351,8 +362,9 @@ async fn leased(
     for (token, ids) in by_token(answers.iter().map(|(id, token, _)| (*id, *token))) {
         for chunk in bulk::chunks(&ids) {
             let query = built(format!(
-                "select id, queue, token, attempt, key, tag, seq from work
+                "select {} from work
                  where token = $1 and state = 'leased' and due_at_us > $2 and id in ({}){lock}",
+                Leased::COLUMNS,
                 bulk::list(3, chunk.len())
             ));
             let query = bind_ids(query.bind(token).bind(now_us), chunk);

@@ -16,7 +16,7 @@ fn n_of(event: &schemas::Event) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_has_its_effect_once() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     for n in 0..300 {
         house.publish("a", "k", n).await;
     }
@@ -35,7 +35,7 @@ async fn every_event_has_its_effect_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_takes_back_its_own_effects_and_is_tried_again_out_of_line() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let running = house
         .run(vec![scripted(|event, attempt| match (n_of(event), attempt) {
             (3, 1 | 2) => Err(Failure::transient("not yet")),
@@ -56,7 +56,7 @@ async fn a_failure_takes_back_its_own_effects_and_is_tried_again_out_of_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_done_is_a_dead_letter_with_its_event() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let running = house
         .run(vec![scripted(|event, _| match n_of(event) {
             1 => Err(Failure::permanent("never")),
@@ -85,7 +85,7 @@ async fn what_cannot_be_done_is_a_dead_letter_with_its_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redriven_letter_is_tried_anew_and_may_be_edited() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let running = house
         .run(vec![scripted(|event, _| match n_of(event) {
             7 => Ok(()),
@@ -121,7 +121,7 @@ async fn a_redriven_letter_is_tried_anew_and_may_be_edited() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_key_holds_back_itself_only() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let open = Arc::new(AtomicI64::new(0));
     let gate = Arc::clone(&open);
     let script = move |event: &schemas::Event, _| {
@@ -155,7 +155,7 @@ async fn a_failing_key_holds_back_itself_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_lets_those_behind_it_pass() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let script = |event: &schemas::Event, _: i64| match n_of(event) {
         0 => Err(Failure::transient("always")),
         _ => Ok(()),
@@ -172,7 +172,7 @@ async fn a_dead_letter_lets_those_behind_it_pass() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_consumer_stands_still_and_misses_nothing() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let running = house.run(vec![scripted(|_, _| Ok(()))]).await;
     house.publish("a", "k", 0).await;
     house.settled("scripted").await;
@@ -230,7 +230,7 @@ impl BatchConsumer for Bulk {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_fails_is_halved_until_the_event_at_fault_is_found() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     for n in 0..100 {
         house.publish("a", "k", if n == 37 || n == 38 { -n } else { n }).await;
     }
@@ -245,11 +245,11 @@ async fn a_batch_that_fails_is_halved_until_the_event_at_fault_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_was_replaced_is_noticed() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let running = house.run(Vec::new()).await;
     house.publish("a", "k", 0).await;
     running.stop().await;
-    let other = House::embedded().await;
+    let other = House::start().await;
     let platform = bus::Platform {
         db: house.db.clone(),
         log: Arc::clone(&other.log),

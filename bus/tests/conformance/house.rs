@@ -22,7 +22,7 @@ pub(crate) struct House {
 }
 
 impl House {
-    pub(crate) async fn embedded() -> House {
+    pub(crate) async fn start() -> House {
         House::in_folder(TempDir::new().unwrap()).await
     }
 

@@ -15,7 +15,7 @@ fn types(pattern: &str) -> Patterns {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_read_in_the_order_of_their_receipts() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let events = (0..500).map(|n| event("a.b", "k", n)).collect();
     let receipts = house.log.publish_all(events).await.unwrap();
     let page = house.log.read(Read::after(Seq::ZERO)).await.unwrap();
@@ -27,7 +27,7 @@ async fn events_are_read_in_the_order_of_their_receipts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_duplicate_is_one_event() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let one = event("a", "k", 1);
     let first = house.log.publish(one.clone()).await.unwrap();
     let batch = vec![event("a", "k", 2), one.clone(), one.clone()];
@@ -40,7 +40,7 @@ async fn a_duplicate_is_one_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_is_there_after_a_restart_as_it_was() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let mut published = Vec::new();
     for n in 0..20 {
         let event = event("a.b", "k", n).with_extension("tenant", "t").with_extension("n", 7);
@@ -58,7 +58,7 @@ async fn what_was_accepted_is_there_after_a_restart_as_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_publishers_each_get_their_own_receipt() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..200 {
         let log = Arc::clone(&house.log);
@@ -79,7 +79,7 @@ async fn concurrent_publishers_each_get_their_own_receipt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reading_by_type_finds_the_same_from_memory_and_from_the_file() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     for n in 0..300 {
         let kind = if n % 50 == 0 { "rare.one" } else { "common.one" };
         house.publish(kind, "k", n).await;
@@ -116,7 +116,7 @@ async fn reading_by_type_finds_the_same_from_memory_and_from_the_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_leads_to_the_first_event_recorded_at_or_after_it() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let mut times = Vec::new();
     for n in 0..10 {
         let seq = house.publish("a", "k", n).await.seq;
@@ -134,7 +134,7 @@ async fn a_time_leads_to_the_first_event_recorded_at_or_after_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_brings_what_is_there_and_then_what_comes() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     house.publish("a", "k", 1).await;
     let mut events = Box::pin(tail(Arc::clone(&house.log), Seq::ZERO, Patterns::any()));
     assert_eq!(events.next().await.unwrap().unwrap().seq, Seq::new(1));
@@ -144,7 +144,7 @@ async fn a_tail_brings_what_is_there_and_then_what_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_is_refused_and_nothing_of_it_recorded() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let large = event("a", "k", 1).with_json("x".repeat(1024 * 1024)).unwrap();
     let refused = house.log.publish_all(vec![event("a", "k", 0), large]).await;
     assert!(matches!(refused, Err(PublishError::EventTooLarge { index: 1, .. })), "{refused:?}");
@@ -161,7 +161,7 @@ fn rule(pattern: &str, max_age: Option<u64>, max_bytes: Option<u64>) -> Retentio
 
 #[tokio::test(flavor = "multi_thread")]
 async fn age_waits_for_consumers_and_size_does_not() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     for n in 0..100 {
         house.publish(if n % 2 == 0 { "old.a" } else { "kept" }, "k", n).await;
     }
@@ -181,7 +181,7 @@ async fn age_waits_for_consumers_and_size_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_are_never_used_twice() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     for n in 0..10 {
         house.publish("a", "k", n).await;
     }

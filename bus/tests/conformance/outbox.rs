@@ -6,7 +6,7 @@ use crate::house::{House, Numbered, event, eventually, scripted};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_staged_event_is_published_with_its_transaction_and_only_then() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let running = house.run(Vec::new()).await;
     let mut tx = house.db.begin().await.unwrap();
     tx.stage(event("a", "k", 1));
@@ -24,7 +24,7 @@ async fn a_staged_event_is_published_with_its_transaction_and_only_then() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_died_between_publishing_and_deleting_publishes_nothing_twice() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let staged: Vec<_> = (0..50).map(|n| event("a", "k", n)).collect();
     let mut tx = house.db.begin().await.unwrap();
     staged.iter().for_each(|event| tx.stage(event.clone()));
@@ -56,7 +56,7 @@ impl bus::Consumer for FollowUp {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_of_an_event_is_found_from_it() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let follow = bus::Each::new(FollowUp, bus::Kind::Rust).unwrap();
     let running = house.run(vec![std::sync::Arc::new(follow), scripted(|_, _| Ok(()))]).await;
     let first = house.publish("first", "k", 1).await;

@@ -36,7 +36,7 @@ async fn ended(house: &House, replay: &Replay) -> Replay {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repaired_consumer_gets_what_it_could_not_do_and_nothing_twice() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let broken = Arc::new(AtomicBool::new(true));
     let state = Arc::clone(&broken);
     let script = move |event: &schemas::Event, _: i64| {
@@ -66,7 +66,7 @@ async fn a_repaired_consumer_gets_what_it_could_not_do_and_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_forced_replay_does_all_again_and_survives_a_restart() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let running = house.run(vec![scripted(|_, _| Ok(()))]).await;
     for n in 0..200 {
         house.publish("a", "k", n).await;
@@ -86,7 +86,7 @@ async fn a_forced_replay_does_all_again_and_survives_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_before_the_registration_are_not_done() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     for n in 0..5 {
         house.publish("a", "k", n).await;
     }
@@ -109,7 +109,7 @@ async fn events_before_the_registration_are_not_done() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_is_paused_resumed_and_cancelled() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let running = house.run(vec![scripted(|_, _| Ok(()))]).await;
     for n in 0..100 {
         house.publish("a", "k", n).await;

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use bus::work::{self, Claim, Claimed, LeaseToken, NewWork, Outcome, QueueId, Verdict, WorkId};
+use bus::work::{
+    self, Claim, Claimed, Ending, LeaseToken, NewWork, Outcome, QueueId, SharedLimit, Verdict,
+    WorkId,
+};
 use bus::{Policy, Seq, Span};
 
 use crate::house::House;
@@ -52,7 +55,7 @@ const DONE: Outcome = Outcome::Done { output: None };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_is_leased_to_one_at_a_time() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let queue = queue(&house, "q", &Policy::DEFAULT).await;
     put(&house, (0..500).map(|_| NewWork::in_queue(queue))).await;
     let mut seen = HashSet::new();
@@ -73,7 +76,7 @@ async fn a_row_is_leased_to_one_at_a_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_token_changes_nothing() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let queue = queue(&house, "q", &Policy::DEFAULT).await;
     put(&house, [NewWork::in_queue(queue)]).await;
     let rows = claim(&house, 1).await;
@@ -88,7 +91,7 @@ async fn another_token_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_answered_in_time_comes_back() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let policy = Policy { attempts_max: 2, ..Policy::DEFAULT };
     let queue = queue(&house, "q", &policy).await;
     put(&house, [NewWork { seq: Some(Seq::new(1)), ..NewWork::in_queue(queue) }]).await;
@@ -107,7 +110,7 @@ async fn what_is_not_answered_in_time_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_extended_lease_lasts() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let queue = queue(&house, "q", &Policy::DEFAULT).await;
     put(&house, [NewWork::in_queue(queue)]).await;
     let rows = claim_for(&house, 1, Duration::from_millis(200)).await;
@@ -124,7 +127,7 @@ async fn an_extended_lease_lasts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_is_due_after_its_delay_and_the_last_one_is_dead() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let policy = Policy { attempts_max: 2, ..Policy::DEFAULT };
     let queue = queue(&house, "q", &policy).await;
     put(&house, [NewWork::in_queue(queue)]).await;
@@ -143,7 +146,7 @@ async fn a_retry_is_due_after_its_delay_and_the_last_one_is_dead() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_are_leased_than_may_run_at_once() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let policy = Policy { max_concurrent: Some(3), ..Policy::DEFAULT };
     let queue = queue(&house, "q", &policy).await;
     put(&house, (0..10).map(|_| NewWork::in_queue(queue))).await;
@@ -158,7 +161,7 @@ async fn no_more_are_leased_than_may_run_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_is_kept_over_all_claims() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let policy = Policy { rate: Some("0.5/s".parse().unwrap()), burst: 4, ..Policy::DEFAULT };
     let queue = queue(&house, "q", &policy).await;
     put(&house, (0..100).map(|_| NewWork::in_queue(queue))).await;
@@ -174,7 +177,7 @@ async fn a_rate_is_kept_over_all_claims() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_queue_takes_no_place_from_others() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let narrow = Policy { max_concurrent: Some(1), ..Policy::DEFAULT };
     for index in 0..200 {
         let queue = queue(&house, &format!("hanging-{index}"), &narrow).await;
@@ -196,7 +199,7 @@ async fn a_hanging_queue_takes_no_place_from_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_a_key_are_leased_one_after_the_other() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let queue = queue(&house, "q", &Policy::DEFAULT).await;
     let row = |seq: i64, key: &str| NewWork {
         seq: Some(Seq::new(seq)),
@@ -219,7 +222,7 @@ async fn rows_of_a_key_are_leased_one_after_the_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_of_the_process_before_are_free_at_once_and_those_given_away_are_not() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let queue = queue(&house, "q", &Policy::DEFAULT).await;
     put(&house, (0..2).map(|_| NewWork::in_queue(queue))).await;
     let claim = Claim { kind: "test", queue: None, max: 1, lease: LEASE, owner: Some("me") };
@@ -236,7 +239,7 @@ async fn leases_of_the_process_before_are_free_at_once_and_those_given_away_are_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_queue_takes_rows_and_gives_none() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let queue = queue(&house, "q", &Policy::DEFAULT).await;
     for paused in [true, false] {
         let mut tx = house.db.begin().await.unwrap();
@@ -250,7 +253,7 @@ async fn a_paused_queue_takes_rows_and_gives_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_is_taken_once() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let queue = queue(&house, "q", &Policy::DEFAULT).await;
     let named = || NewWork { name: Some("once".into()), ..NewWork::in_queue(queue) };
     put(&house, [named(), named()]).await;
@@ -260,10 +263,69 @@ async fn a_name_is_taken_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_length_is_the_callers() {
-    let house = House::embedded().await;
+    let house = House::start().await;
     let queue = queue(&house, "q", &Policy::DEFAULT).await;
     put(&house, [NewWork::in_queue(queue)]).await;
     let rows = claim_for(&house, 1, Duration::from_secs(7_200)).await;
     let ahead = rows[0].expires_at.as_micros() - house.clock.now().as_micros();
     assert!((7_190_000_000..=Span(Duration::from_secs(7_200)).micros()).contains(&ahead));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_that_share_limits_share_their_places() {
+    let house = House::start().await;
+    let mut tx = house.db.begin().await.unwrap();
+    let daily = SharedLimit::Rate("1000/d".parse().unwrap(), 5);
+    work::define_limit(&mut tx, "daily", &daily).await.unwrap();
+    work::define_limit(&mut tx, "at-once", &SharedLimit::Concurrency(3)).await.unwrap();
+    let mut queues = Vec::new();
+    for name in ["a", "b"] {
+        let policy = Policy { rate: Some("50/s".parse().unwrap()), burst: 50, ..Policy::DEFAULT };
+        let shared = ["daily", "at-once"];
+        queues.push(work::define(&mut tx, "test", name, &policy, &shared).await.unwrap());
+    }
+    for queue in &queues {
+        (0..10).for_each(|_| tx.enqueue(NewWork::in_queue(*queue)));
+    }
+    tx.commit().await.unwrap();
+    let first = claim(&house, 100).await;
+    assert_eq!(first.len(), 3, "three at once");
+    settle(&house, &leases(&first), DONE).await;
+    let second = claim(&house, 100).await;
+    assert_eq!(second.len(), 2, "five a day");
+    settle(&house, &leases(&second), DONE).await;
+    assert!(claim(&house, 100).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ending_can_be_waited_for() {
+    let house = House::start().await;
+    let queue = queue(&house, "q", &Policy { attempts_max: 1, ..Policy::DEFAULT }).await;
+    let rows: Vec<NewWork> = (0..2).map(|_| NewWork::in_queue(queue)).collect();
+    let ids: Vec<WorkId> = rows.iter().map(|row| row.id).collect();
+    put(&house, rows).await;
+    let pending = work::wait(&house.db, &ids, Duration::from_millis(20)).await.unwrap();
+    assert_eq!(pending, [Ending::Pending, Ending::Pending]);
+    let rows = claim(&house, 2).await;
+    let end = async {
+        let output = Outcome::Done { output: Some("7".into()) };
+        settle(&house, &[(ids[0], rows[0].token)], output).await;
+        settle(&house, &[(ids[1], rows[1].token)], failed(None)).await;
+    };
+    let waiting = work::wait(&house.db, &ids, Duration::from_secs(20));
+    let (endings, ()) = tokio::join!(waiting, end);
+    let expected = [Ending::Done(Some("7".into())), Ending::Dead(Some("no".into()))];
+    assert_eq!(endings.unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_not_taken_again_right_after_its_end() {
+    let house = House::start().await;
+    let queue = queue(&house, "q", &Policy::DEFAULT).await;
+    let named = || NewWork { name: Some("once".into()), ..NewWork::in_queue(queue) };
+    put(&house, [named()]).await;
+    let rows = claim(&house, 1).await;
+    settle(&house, &leases(&rows), DONE).await;
+    put(&house, [named()]).await;
+    assert!(claim(&house, 1).await.is_empty());
 }

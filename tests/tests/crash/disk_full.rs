@@ -45,6 +45,19 @@ fn event(n: usize) -> Value {
     json!({"type": "t", "id": n.to_string(), "source": "/full", "data": "x".repeat(200_000)})
 }
 
+/// Fills the state database too, until it refuses what it cannot write.
+async fn assert_configuration_is_refused(house: &House) {
+    for n in 0..1_000 {
+        let body = json!({"types": ["nothing"], "kind": "pull"});
+        let answer = house.put(&format!("/v1/consumers/c{n}"), body).await;
+        if answer.status != 201 {
+            answer.problem(503);
+            return;
+        }
+    }
+    panic!("the disk is never full");
+}
+
 async fn goes_through(tight: Tight) {
     let Tight { house, .. } = &tight;
     house.publish(event(0)).await;
@@ -63,6 +76,7 @@ async fn goes_through(tight: Tight) {
     let seconds = refused.header("retry-after").parse::<u32>();
     assert!(seconds.is_ok_and(|seconds| seconds > 0), "{refused:?}");
     house.get("/healthz").await.check(200);
+    assert_configuration_is_refused(house).await;
 
     tight.give_it_back();
     let receipt = eventually("publishing works again", async || {
@@ -79,6 +93,11 @@ async fn goes_through(tight: Tight) {
         let kept = house.get(&format!("/v1/events/{seq}")).await.json_of(200);
         assert_eq!(kept["event"]["id"], (seq - 1).to_string());
     }
+    eventually("configuration can be changed again", async || {
+        let body = json!({"types": ["nothing"], "kind": "pull"});
+        (house.put("/v1/consumers/after", body).await.status == 201).then_some(())
+    })
+    .await;
     super::super::http_contract::figures(house, "count-events", &[("waiting", 0), ("retrying", 0)])
         .await;
     let path = "/v1/analytics/timeseries?metric=events&interval=minute&type=t";

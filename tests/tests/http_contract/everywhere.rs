@@ -7,7 +7,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use http::Method;
 use serde_json::{Value, json};
-use skald_tests::{House, tree};
+use skald_tests::{Client, House, Setup, eventually, tree};
 
 use super::publish_many;
 
@@ -178,11 +178,29 @@ async fn the_reference_comes_from_the_binary() {
 }
 
 #[tokio::test]
+async fn overload_is_answered_and_passes() {
+    let house = Setup::dev().environment("SKALD_HTTP__IN_FLIGHT_MAX", "1").start().await;
+    house.pull_consumer("c", "t", json!({})).await;
+    let client = Client::clone(&house);
+    let waiting =
+        tokio::spawn(async move { client.lease_with("c", json!({"max": 1, "wait": "5s"})).await });
+    let refused = eventually("the only place is taken", async || {
+        let answer = house.get("/v1/events").await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    refused.problem(429);
+    assert!(refused.header("retry-after").parse::<u32>().is_ok_and(|seconds| seconds > 0));
+    assert!(waiting.await.unwrap().is_empty());
+    house.get("/v1/events").await.check(200);
+}
+
+#[tokio::test]
 async fn a_server_asked_to_stop_ends_in_order_and_loses_nothing() {
     let mut house = House::start().await;
     publish_many(&house, "t", 10).await;
     let waiting = tokio::spawn({
-        let client = skald_tests::Client::clone(&house);
+        let client = Client::clone(&house);
         async move {
             client.pull_consumer("c", "nothing", json!({})).await;
             client.lease_with("c", json!({"max": 1, "wait": "50s"})).await
