@@ -1,8 +1,8 @@
 //! The command line: `skald dev` and `skald serve` run the platform, the other commands talk to
 //! one that runs, over HTTP, or (`keys`, `migrate`) to its database.
 //!
-//! [`run`] parses → one file per command acts → [`output`] prints for people or, with `--json`, for
-//! programs → [`Stop`] becomes the exit code: 0 done, 1 failed, 2 misused or not startable.
+//! [`run`] parses → one file per command acts → `output` prints for people or, with `--json`, for
+//! programs → `Stop` becomes the exit code: 0 done, 1 failed, 2 misused or not startable.
 
 use std::io::Write as _;
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
 //! What the program is told before it starts: every setting, its default and where its value came
 //! from.
 //!
-//! Layers, each over the one before: defaults → a TOML file ([`file`]) → `SKALD_…` variables
-//! ([`environment`]) → flags. Every layer becomes the same flat [`value::Entry`]s by key
-//! (`log.url`, `log.retention[0].max_age`), so one [`reader`] checks them all, and every fault is
+//! Layers, each over the one before: defaults → a TOML file (`file`) → `SKALD_…` variables
+//! (`environment`) → flags. Every layer becomes the same flat `Entry`s by key
+//! (`log.url`, `log.retention[0].max_age`), so one `reader` checks them all, and every fault is
 //! told at once with the file and line, the variable or the flag that it stands in.
 
 mod settings;

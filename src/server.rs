@@ -230,7 +230,8 @@ pub async fn open_database(settings: &Settings, clock: Clock) -> Result<Db, Serv
     if let Some(parent) = path.and_then(|path| Path::new(path).parent())
         && let Err(error) = std::fs::create_dir_all(parent)
     {
-        return Err(DbError::Connect(sqlx::Error::Io(error)).into());
+        let source = sqlx::Error::Io(error);
+        return Err(DbError::Connect { url: url.clone(), source }.into());
     }
     Ok(Db::open(url, clock).await?)
 }

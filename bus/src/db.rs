@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
-use sqlx::{Any, AnyPool, ConnectOptions as _};
+use sqlx::{Any, AnyPool, ConnectOptions as _, Connection as _};
 
 use crate::signals::Signals;
 use crate::{Clock, Tx};
@@ -31,9 +31,15 @@ pub enum DbError {
     /// Neither `sqlite:` nor `postgres:`.
     #[error("the database URL must start with `sqlite:` or `postgres:`")]
     Url,
-    /// No connection.
-    #[error("connecting to the database")]
-    Connect(#[source] sqlx::Error),
+    /// No connection, or what is there is no database.
+    #[error("connecting to the database {url}")]
+    Connect {
+        /// Which database, without its password.
+        url: String,
+        /// Why.
+        #[source]
+        source: sqlx::Error,
+    },
     /// A statement of the start failed.
     #[error("preparing the database")]
     Prepare(#[source] sqlx::Error),
@@ -73,17 +79,9 @@ impl Db {
             Some("postgres" | "postgresql") => Dialect::Postgres,
             _ => return Err(DbError::Url),
         };
-        let (write, read) = match dialect {
-            Dialect::Sqlite => {
-                let options = options(&format!("{url}?mode=rwc"))?;
-                let write = pool(options.clone(), 1, SQLITE_WRITER).await?;
-                (write, pool(options, CONNECTIONS_MAX, SQLITE_READER).await?)
-            }
-            Dialect::Postgres => {
-                let pool = pool(options(url)?, CONNECTIONS_MAX, "").await?;
-                (pool.clone(), pool)
-            }
-        };
+        let (write, read) = connect(url, dialect)
+            .await
+            .map_err(|source| DbError::Connect { url: without_password(url), source })?;
         let db = Db { dialect, write, read, clock, signals: Arc::default() };
         crate::migrate::migrate(&db).await?;
         Ok(db)
@@ -114,7 +112,15 @@ impl Db {
     /// The database is unreachable or busy past the limits.
     pub async fn begin(&self) -> Result<Tx, sqlx::Error> {
         let transaction = match self.dialect {
-            Dialect::Sqlite => self.write.begin_with("begin immediate").await?,
+            Dialect::Sqlite => match self.write.begin_with(BEGIN_SQLITE).await {
+                // SQLite ended the last transaction by itself (a full disk, say), which sqlx does
+                // not notice: only a new connection counts right again.
+                Err(sqlx::Error::InvalidSavePointStatement) => {
+                    self.write.acquire().await?.close().await?;
+                    self.write.begin_with(BEGIN_SQLITE).await?
+                }
+                begun => begun?,
+            },
             Dialect::Postgres => self.write.begin().await?,
         };
         Ok(Tx::new(transaction, self.clone()))
@@ -182,28 +188,44 @@ impl Query {
     }
 }
 
+const BEGIN_SQLITE: &str = "begin immediate";
 const SQLITE_WRITER: &str = "pragma journal_mode = wal; pragma synchronous = full;
     pragma busy_timeout = 10000; pragma wal_autocheckpoint = 4000; pragma cache_size = -16000;
     pragma temp_store = memory;";
 const SQLITE_READER: &str =
     "pragma busy_timeout = 10000; pragma query_only = on; pragma cache_size = -2000;";
 
-fn options(url: &str) -> Result<AnyConnectOptions, DbError> {
-    let options = AnyConnectOptions::from_str(url).map_err(DbError::Connect)?;
-    Ok(options.disable_statement_logging())
+async fn connect(url: &str, dialect: Dialect) -> Result<(AnyPool, AnyPool), sqlx::Error> {
+    match dialect {
+        Dialect::Sqlite => {
+            let options = AnyConnectOptions::from_str(&format!("{url}?mode=rwc"))?;
+            let write = pool(options.clone(), 1, SQLITE_WRITER).await?;
+            Ok((write, pool(options, CONNECTIONS_MAX, SQLITE_READER).await?))
+        }
+        Dialect::Postgres => {
+            let pool = pool(AnyConnectOptions::from_str(url)?, CONNECTIONS_MAX, "").await?;
+            Ok((pool.clone(), pool))
+        }
+    }
 }
 
 async fn pool(
     options: AnyConnectOptions,
     connections: u32,
     prepare: &'static str,
-) -> Result<AnyPool, DbError> {
+) -> Result<AnyPool, sqlx::Error> {
+    let options = options.disable_statement_logging();
+    // A pool tries until its time is over and then tells nothing of why; one connection tells.
+    let mut first = options.connect().await?;
+    if !prepare.is_empty() {
+        sqlx::raw_sql(prepare).execute(&mut first).await?;
+    }
+    first.close().await?;
     AnyPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
-        .test_before_acquire(!prepare.is_empty() || connections > 1)
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 if !prepare.is_empty() {
@@ -214,5 +236,25 @@ async fn pool(
         })
         .connect_with(options)
         .await
-        .map_err(DbError::Connect)
+}
+
+/// `postgres://user:***@host/name`.
+fn without_password(url: &str) -> String {
+    let Some((head, host)) = url.rsplit_once('@') else { return url.to_owned() };
+    match head.rsplit_once(':') {
+        Some((user, _)) if user.contains("://") => format!("{user}:***@{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_not_told() {
+        let told = without_password("postgres://u:p:w@db.example:5432/skald");
+        assert!(!told.contains("p:w") && told.ends_with("@db.example:5432/skald"), "{told}");
+        assert_eq!(without_password("sqlite:///a/b@c"), "sqlite:///a/b@c");
+    }
 }

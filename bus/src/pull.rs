@@ -156,22 +156,23 @@ pub async fn with_events(
         }
     }
     if !gone.is_empty() {
-        answer(db, log, &gone).await?;
+        answer(db, log, None, &gone).await?;
     }
     Ok(leases)
 }
 
-/// Ends leases: see [`work::settle`].
+/// Ends leases, with `only` those of one queue: see [`work::settle`].
 ///
 /// # Errors
 /// [`LeaseError`].
 pub async fn answer(
     db: &Db,
     log: &dyn Log,
+    only: Option<QueueId>,
     answers: &[(WorkId, LeaseToken, Outcome)],
 ) -> Result<Vec<Settled>, LeaseError> {
     let mut tx = db.begin().await?;
-    let settled = work::settle(&mut tx, answers).await?;
+    let settled = work::settle(&mut tx, only, answers).await?;
     keep_events(&mut tx, log, &settled).await?;
     tx.commit().await?;
     Ok(settled)
@@ -183,11 +184,12 @@ pub async fn answer(
 /// Those of the database.
 pub async fn extend(
     db: &Db,
+    queue: QueueId,
     leases: &[(WorkId, LeaseToken)],
     lease: Duration,
 ) -> Result<Vec<work::Extended>, sqlx::Error> {
     let mut tx = db.begin().await?;
-    let extended = work::extend(&mut tx, leases, lease).await?;
+    let extended = work::extend(&mut tx, queue, leases, lease).await?;
     tx.commit().await?;
     Ok(extended)
 }

@@ -104,7 +104,7 @@ impl Retries {
             let lost = Outcome::Failed { error, permanent: true, delay: None };
             outcomes.push((row.id, row.token, lost));
         }
-        let settled = work::settle(&mut tx, &outcomes).await?;
+        let settled = work::settle(&mut tx, None, &outcomes).await?;
         if settled.iter().any(|row| row.verdict == Verdict::Expired) {
             return Err(RetryError::LeaseEnded);
         }

@@ -65,6 +65,13 @@ struct Position {
     renewed: tokio::time::Instant,
 }
 
+impl Position {
+    /// Whether the log was read further than the cursors say.
+    fn is_ahead(&self) -> bool {
+        self.read_through > self.assignment.lowest()
+    }
+}
+
 impl Runner {
     /// Runs until `stop`, or until the consumer is gone.
     pub(crate) async fn run(self) {
@@ -117,13 +124,17 @@ impl Runner {
                 continue;
             }
             let from = at.read_through.max(at.assignment.lowest());
-            let arrived = head.wait_for(|head| *head > from);
+            let patience = if at.is_ahead() { IDLE_COMMIT } else { RENEW };
             let arrived = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Ok(()),
-                arrived = arrived => arrived.is_ok(),
+                arrived = head.wait_for(|head| *head > from) => Some(arrived.is_ok()),
                 _ = config_changed.changed() => return Err(BatchError::Reconfigured),
-                () = tokio::time::sleep(RENEW) => continue,
+                () = tokio::time::sleep(patience) => None,
+            };
+            let Some(arrived) = arrived else {
+                self.commit_idle(&mut at).await?;
+                continue;
             };
             if !arrived {
                 return Ok(()); // The log is closed.
@@ -193,6 +204,15 @@ impl Runner {
             span.record("error.type", tracing::field::display(error));
         }
         committed
+    }
+
+    /// Writes how far the log was read where nothing in it was for this consumer.
+    async fn commit_idle(&self, at: &mut Position) -> Result<(), BatchError> {
+        if !at.is_ahead() {
+            return Ok(());
+        }
+        let page = Page { events: Vec::new(), through: at.read_through };
+        self.commit(at, Vec::new(), &page).await
     }
 
     async fn commit(

@@ -140,7 +140,7 @@ impl PushWorker {
 async fn settle(db: Db, log: Arc<dyn Log>, mut inbox: mpsc::Receiver<Answer>) {
     let mut answers = Vec::new();
     while inbox.recv_many(&mut answers, IN_FLIGHT_MAX).await > 0 {
-        while let Err(error) = pull::answer(&db, log.as_ref(), &answers).await {
+        while let Err(error) = pull::answer(&db, log.as_ref(), None, &answers).await {
             // The outcome is known and must not be lost: the lease outlasts a short outage.
             tracing::warn!(%error, "writing what became of pushes");
             tokio::time::sleep(LOOK).await;

@@ -69,7 +69,9 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
         ));
     }
     let same = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest == host);
-    if text(header::ORIGIN).is_some_and(|origin| !same(origin)) {
+    // Browsers that send no origin with a simple request say at least that it crosses sites.
+    let crosses = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    if crosses || text(header::ORIGIN).is_some_and(|origin| !same(origin)) {
         return Err(Problem::forbidden("without keys, other origins are refused"));
     }
     Ok(())

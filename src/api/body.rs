@@ -126,14 +126,15 @@ impl Fields {
             self.fault(name, format!("must have 1 to {most} items"));
             return None;
         }
-        let mut found = Vec::with_capacity(items.len());
+        let count = items.len();
+        let mut found = Vec::with_capacity(count);
         for (index, item) in items.into_iter().enumerate() {
             match read(item) {
                 Ok(item) => found.push(item),
                 Err(detail) => self.fault(&format!("{name}/{index}"), detail),
             }
         }
-        Some(found)
+        Some(found).filter(|found| found.len() == count)
     }
 
     /// A list of objects.

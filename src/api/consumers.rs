@@ -149,6 +149,9 @@ pub(crate) async fn put(
             let start = start.unwrap_or_else(|| *state.log.head().borrow());
             registry::create(&mut tx, &wanted, start, &principal.name).await?;
         }
+        Some(known) if headers.get("if-none-match").is_some_and(|tag| tag == "*") => {
+            return Err(Problem::precondition(format!("there is a consumer `{}`", known.name)));
+        }
         Some(known) if known.kind != wanted.kind => {
             let kind = known.kind.as_str();
             return Err(Problem::conflict(format!("`{name}` is a {kind} consumer")));

@@ -1,11 +1,13 @@
 //! What every request goes through: a place, an id, a span, a time limit.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State as Extract};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -45,8 +47,13 @@ pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next:
         let waits = auth::waits(parts.uri.path());
         let request = Request::from_parts(parts, body);
         let limit = if waits { state.timeout * 3 } else { state.timeout };
-        match tokio::time::timeout(limit, next.run(request)).await {
-            Ok(response) => response,
+        let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
+        match tokio::time::timeout(limit, handled).await {
+            Ok(Ok(response)) => told_as_problem(response),
+            Ok(Err(_)) => {
+                tracing::error!("a handler panicked");
+                Problem::internal().into_response()
+            }
             Err(_) => Problem::unavailable("the request took too long").into_response(),
         }
     };
@@ -73,6 +80,23 @@ fn finish(
     metrics::histogram!("skald_http_request_seconds", "route" => route.to_owned())
         .record(started.elapsed().as_secs_f64());
     response
+}
+
+/// What the framework refuses by itself, such as a body over the limit, leaves as a problem too.
+fn told_as_problem(response: Response) -> Response {
+    let told = || {
+        let problem = HeaderValue::from_static("application/problem+json");
+        response.headers().get(header::CONTENT_TYPE) == Some(&problem)
+    };
+    match response.status() {
+        StatusCode::PAYLOAD_TOO_LARGE if !told() => {
+            Problem::too_large("the body is too large").into_response()
+        }
+        StatusCode::BAD_REQUEST if !told() => {
+            Problem::malformed("the request cannot be read").into_response()
+        }
+        _ => response,
+    }
 }
 
 /// A caller's id is taken over when it is short and plain; a new one is drawn otherwise.

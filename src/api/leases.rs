@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, State as Extract};
 use axum::http::HeaderMap;
-use bus::work::{LeaseToken, Outcome, Verdict, WorkId};
+use bus::work::{self, LeaseToken, Outcome, QueueId, Verdict, WorkId};
 use bus::{Kind, Registration, Seq, Span, pull};
 use bytes::Bytes;
 use schemas::{Event, Timestamp};
@@ -169,7 +169,7 @@ pub(crate) async fn ack(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<ResultsBody>, Problem> {
-    pull_consumer(&state, &name).await?;
+    let queue = queue(&state, &name).await?;
     let mut fields = Fields::of_body(&headers, &body)?;
     let answers = fields.objects("leases", LEASES_MAX, |item| {
         let lease = read_lease(item);
@@ -178,7 +178,7 @@ pub(crate) async fn ack(
     });
     let answers = fields.require("leases", answers);
     fields.finish()?;
-    settle(&state, answers.unwrap_or_default()).await
+    settle(&state, queue, answers.unwrap_or_default()).await
 }
 
 /// Refuse events
@@ -195,7 +195,7 @@ pub(crate) async fn nak(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<ResultsBody>, Problem> {
-    pull_consumer(&state, &name).await?;
+    let queue = queue(&state, &name).await?;
     let mut fields = Fields::of_body(&headers, &body)?;
     let answers = fields.objects("leases", LEASES_MAX, |item| {
         let lease = read_lease(item);
@@ -207,7 +207,7 @@ pub(crate) async fn nak(
     });
     let answers = fields.require("leases", answers);
     fields.finish()?;
-    settle(&state, answers.unwrap_or_default()).await
+    settle(&state, queue, answers.unwrap_or_default()).await
 }
 
 /// Extend leases
@@ -222,7 +222,7 @@ pub(crate) async fn extend(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Json<ResultsBody>, Problem> {
-    pull_consumer(&state, &name).await?;
+    let queue = queue(&state, &name).await?;
     let mut fields = Fields::of_body(&headers, &body)?;
     let leases = fields.objects("leases", LEASES_MAX, read_lease);
     let leases = fields.require("leases", leases);
@@ -233,7 +233,7 @@ pub(crate) async fn extend(
     }
     fields.finish()?;
     let leases = leases.unwrap_or_default();
-    let extended = pull::extend(&state.db, &leases, lease.0).await?;
+    let extended = pull::extend(&state.db, queue, &leases, lease.0).await?;
     let until: HashMap<WorkId, Option<Timestamp>> =
         extended.iter().map(|lease| (lease.id, lease.expires_at)).collect();
     let leases = leases.iter().map(|(id, _)| {
@@ -246,9 +246,10 @@ pub(crate) async fn extend(
 
 async fn settle(
     state: &State,
+    queue: QueueId,
     answers: Vec<(WorkId, LeaseToken, Outcome)>,
 ) -> Result<Json<ResultsBody>, Problem> {
-    let settled = pull::answer(&state.db, state.log.as_ref(), &answers).await?;
+    let settled = pull::answer(&state.db, state.log.as_ref(), Some(queue), &answers).await?;
     let leases = settled.iter().map(|row| ResultBody {
         id: row.id.prefixed(PREFIX),
         result: if row.verdict == Verdict::Expired { "expired" } else { "ok" },
@@ -264,6 +265,12 @@ fn read_lease(item: &mut Fields) -> Option<(WorkId, LeaseToken)> {
     let token = item.parsed("token");
     let (id, token) = (item.require("id", id), item.require("token", token));
     id.zip(token)
+}
+
+async fn queue(state: &State, name: &str) -> Result<QueueId, Problem> {
+    let consumer = pull_consumer(state, name).await?;
+    let queue = work::find(&state.db, consumer.kind.work(), &consumer.queue_name()).await?;
+    queue.ok_or_else(|| Problem::not_found("queue of this consumer"))
 }
 
 async fn pull_consumer(state: &State, name: &str) -> Result<Registration, Problem> {

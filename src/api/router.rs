@@ -2,13 +2,12 @@
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::middleware::from_fn_with_state;
+use axum::response::Redirect;
 use axum::routing::get;
 use bus::log::PUBLISH_BYTES_MAX;
-use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::decompression::RequestDecompressionLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -72,32 +71,8 @@ pub fn router(state: State) -> Router {
         .route("/", get(|| async { Redirect::temporary("/docs") }))
         .fallback(|| async { Problem::not_found("such address") })
         .method_not_allowed_fallback(|| async { Problem::no_method() })
-        .layer(from_fn(told_as_problem))
-        .layer(CatchPanicLayer::custom(|_| {
-            tracing::error!("a handler panicked");
-            Problem::internal().into_response()
-        }))
         .layer(from_fn_with_state(state.clone(), gate::gate))
+        .layer(RequestDecompressionLayer::new())
         .layer(CompressionLayer::new())
         .with_state(state)
-}
-
-/// What the framework refuses by itself, such as a body over the limit, leaves as a problem too.
-async fn told_as_problem(
-    request: axum::extract::Request,
-    next: axum::middleware::Next,
-) -> Response {
-    let response = next.run(request).await;
-    let told = response.headers().get(header::CONTENT_TYPE)
-        == Some(&HeaderValue::from_static("application/problem+json"));
-    if told {
-        return response;
-    }
-    match response.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::too_large("the body is too large").into_response()
-        }
-        StatusCode::BAD_REQUEST => Problem::malformed("the request cannot be read").into_response(),
-        _ => response,
-    }
 }

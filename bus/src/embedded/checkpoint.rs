@@ -6,9 +6,10 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 
 use rusqlite::Connection;
 
-/// Pages (4 KiB) in the write-ahead log past which the writer stops once to empty it: 256 MiB.
-/// Passive checkpoints never hold it up, but under constant load they never reach the end either.
-const PAGES_MAX: i64 = 65_536;
+/// Pages (4 KiB) in the write-ahead log past which the writer itself starts it anew: 64 MiB. Passive
+/// checkpoints never hold the writer up, but under constant load they never reach the end either;
+/// right after one, what is left for the writer to move is little.
+const PAGES_MAX: i64 = 16_384;
 
 /// The writer's side.
 pub(super) struct Checkpoints {
@@ -22,7 +23,7 @@ impl Checkpoints {
         let _ = self.wake.try_send(());
     }
 
-    /// Whether the writer must empty the write-ahead log itself now.
+    /// Whether the writer must start the write-ahead log anew now.
     pub(super) fn take_overdue(&self) -> bool {
         self.overdue.swap(false, Ordering::Relaxed)
     }

@@ -78,7 +78,8 @@ pub struct Extended {
     pub expires_at: Option<Timestamp>,
 }
 
-/// Ends the leases in `answers`, in bulk, in this transaction. An answer whose token is not the
+/// Ends the leases in `answers`, in bulk, in this transaction; with `only`, those of other queues
+/// count as expired. An answer whose token is not the
 /// row's, or whose lease has ended, changes nothing: the same statement that reads the row for the
 /// change names the token, and locks it.
 ///
@@ -86,10 +87,12 @@ pub struct Extended {
 /// Those of the database.
 pub async fn settle(
     tx: &mut Tx,
+    only: Option<QueueId>,
     answers: &[(WorkId, LeaseToken, Outcome)],
 ) -> Result<Vec<Settled>, sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
-    let rows = leased(tx, answers, now_us).await?;
+    let mut rows = leased(tx, answers, now_us).await?;
+    rows.retain(|_, row| only.is_none_or(|queue| row.queue == queue.0));
     let mut ids: Vec<i64> = rows.values().map(|row| row.queue).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -113,12 +116,13 @@ pub async fn settle(
     Ok(settled)
 }
 
-/// Makes leases last `lease` from now.
+/// Makes leases on rows of `queue` last `lease` from now.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn extend(
     tx: &mut Tx,
+    queue: QueueId,
     leases: &[(WorkId, LeaseToken)],
     lease: Duration,
 ) -> Result<Vec<Extended>, sqlx::Error> {
@@ -129,10 +133,10 @@ pub async fn extend(
         for chunk in bulk::chunks(&ids) {
             let mut query = built(format!(
                 "update work set due_at_us = $1 where token = $2 and state = 'leased'
-                 and due_at_us > $3 and id in ({}) returning id, queue",
-                bulk::list(4, chunk.len())
+                 and due_at_us > $3 and queue = $4 and id in ({}) returning id, queue",
+                bulk::list(5, chunk.len())
             ));
-            query = query.bind(until).bind(token).bind(now_us);
+            query = query.bind(until).bind(token).bind(now_us).bind(queue.0);
             let found = tx.fetch_all(bind_ids(query, chunk)).await?;
             let mut known: HashMap<WorkId, i64> = HashMap::new();
             for row in &found {

@@ -38,7 +38,7 @@ async fn claim_for(house: &House, max: usize, lease: Duration) -> Vec<Claimed> {
 async fn settle(house: &House, rows: &[(WorkId, LeaseToken)], outcome: Outcome) -> Vec<Verdict> {
     let answers: Vec<_> = rows.iter().map(|(id, token)| (*id, *token, outcome.clone())).collect();
     let mut tx = house.db.begin().await.unwrap();
-    let settled = work::settle(&mut tx, &answers).await.unwrap();
+    let settled = work::settle(&mut tx, None, &answers).await.unwrap();
     tx.commit().await.unwrap();
     settled.iter().map(|row| row.verdict).collect()
 }
@@ -83,7 +83,7 @@ async fn another_token_changes_nothing() {
     let forged: LeaseToken = "0123456789abcdef".parse().unwrap();
     assert_eq!(settle(&house, &[(rows[0].id, forged)], DONE).await, [Verdict::Expired]);
     let mut tx = house.db.begin().await.unwrap();
-    let extended = work::extend(&mut tx, &[(rows[0].id, forged)], LEASE).await.unwrap();
+    let extended = work::extend(&mut tx, queue, &[(rows[0].id, forged)], LEASE).await.unwrap();
     assert!(extended[0].expires_at.is_none());
     tx.commit().await.unwrap();
     assert_eq!(settle(&house, &leases(&rows), DONE).await, [Verdict::Done]);
@@ -115,7 +115,7 @@ async fn an_extended_lease_lasts() {
     put(&house, [NewWork::in_queue(queue)]).await;
     let rows = claim_for(&house, 1, Duration::from_millis(200)).await;
     let mut tx = house.db.begin().await.unwrap();
-    let extended = work::extend(&mut tx, &leases(&rows), LEASE).await.unwrap();
+    let extended = work::extend(&mut tx, queue, &leases(&rows), LEASE).await.unwrap();
     assert!(extended[0].expires_at > Some(rows[0].expires_at));
     tx.commit().await.unwrap();
     tokio::time::sleep(Duration::from_millis(250)).await;
