@@ -1,11 +1,12 @@
 """Leases paid orders and acknowledges them: python3 examples/lease.py [URL]"""
 
 import json
-import os, sys
+import os
+import sys
 import urllib.request
 
 BASE = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080"
-CONSUMER = f"{BASE}/v1/consumers/ship-order"
+CONSUMER = f"{BASE}/v1/consumers/pack-order"
 HEADERS = {"Content-Type": "application/json"}
 if "SKALD_KEY" in os.environ:  # a key with the scope `operate`, for `skald serve`
     HEADERS["Authorization"] = "Bearer " + os.environ["SKALD_KEY"]
@@ -17,10 +18,10 @@ def call(method, url, body):
         return json.load(answer)
 
 
-def ship(order):
+def pack(order):
     if order["total_cents"] <= 0:
         raise ValueError("nothing was paid")
-    print("shipping", order["order_id"], flush=True)
+    print("packing", order["order_id"], flush=True)
 
 
 call("PUT", CONSUMER, {"kind": "pull", "types": ["com.acme.order.paid"], "from": "first"})
@@ -28,13 +29,12 @@ while True:
     done, failed = [], []
     leased = call("POST", f"{CONSUMER}/lease", {"max": 10, "lease": "30s", "wait": "20s"})
     for lease in leased["leases"]:
-        answer = {"id": lease["id"], "token": lease["token"]}
+        answer = {name: lease[name] for name in ("id", "token")}
         try:
-            ship(lease["event"]["data"])
+            pack(lease["event"]["data"])
             done.append(answer)
         except Exception as error:  # a wrong value never heals; all else is tried again
-            never = isinstance(error, ValueError)
-            failed.append({**answer, "error": repr(error), "permanent": never})
-    for verb, answers in (("ack", done), ("nak", failed)):
+            failed.append(answer | {"error": repr(error), "permanent": type(error) is ValueError})
+    for verb, answers in ("ack", done), ("nak", failed):
         if answers:
             call("POST", f"{CONSUMER}/{verb}", {"leases": answers})
