@@ -42,7 +42,7 @@ impl Consumer for WriteReceipt {
         .bind(paid.order_id)
         .bind(paid.total_cents);
         delivery.tx().execute(write).await?;
-        delivery.publish(written);
+        delivery.publish(written)?;
         Ok(())
     }
 }

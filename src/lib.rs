@@ -8,9 +8,10 @@ mod facade;
 pub use facade::{Skald, SkaldError};
 
 pub use bus::{
-    BatchConsumer, Consumer, Delivery, DomainEvent, Failure, Permanent, Policy, SideEffects, Tx,
+    BatchConsumer, Consumer, Delivery, DomainEvent, Failure, Permanent, Policy, Rate, Recorded,
+    Seq, SideEffects, Span, Tx, sql,
 };
-pub use schemas::Event;
+pub use schemas::{Event, EventId, EventType, Pattern, Patterns, Source, Timestamp};
 
 pub mod api;
 pub mod bench;

@@ -1,11 +1,14 @@
 //! Starts and stops a node: opens log and database, runs the consumers, answers HTTP.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Clock, Db, DbError, EmbeddedLog, Handler, Kind, Log, Platform, Whole};
+use bus::seal::KEY_BYTES;
+use bus::{
+    BatchConsumer as _, Clock, Db, DbError, EmbeddedLog, Handler, Kind, Log, Platform, Seal, Whole,
+};
 use consumers::analytics::CountEvents;
 use consumers::push::PushWorker;
 use egress::{Egress, EgressError, EgressPolicy, PrivateNetworks};
@@ -18,8 +21,11 @@ use crate::config::Settings;
 use crate::keys::KeyRing;
 use crate::telemetry;
 
-/// How long open requests may take to end once the server was asked to stop.
-const DRAIN: Duration = Duration::from_secs(8);
+/// How long open requests may take to end once the server was asked to stop. With the consumers'
+/// time to end (3 s) and that of pushes (1 s) it stays under 10 s.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The key of stored secrets that `dev` makes, in the data folder.
+const KEY_FILE: &str = "encryption.key";
 
 /// What is assumed where the settings do not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,9 @@ pub enum ServeError {
     /// The way out.
     #[error("preparing outbound HTTP")]
     Egress(#[from] EgressError),
+    /// The key that `dev` keeps in its data folder.
+    #[error("the encryption key {} cannot be used", .0.display())]
+    Key(PathBuf, #[source] std::io::Error),
     /// The address.
     #[error("listening on {0}")]
     Listen(String, #[source] std::io::Error),
@@ -126,7 +135,11 @@ impl Node {
             allow_private: private_networks(&settings, profile),
             ..EgressPolicy::DEFAULT
         })?;
+        let seal = seal(&settings, profile)?;
         handlers.push(Arc::new(Whole::new(CountEvents, Kind::Builtin)));
+        let mut parts: Vec<Arc<str>> =
+            handlers.iter().map(|handler| Arc::clone(&handler.spec().name)).collect();
+        parts.push(bus::lineage::IndexLineage::NAME.into());
         let platform = Platform {
             db: db.clone(),
             log: Arc::clone(&log),
@@ -141,6 +154,7 @@ impl Node {
             db: db.clone(),
             log: Arc::clone(&log),
             egress: egress.clone(),
+            seal: seal.clone(),
             node: platform.node().clone(),
             stop: stop_push.clone(),
         };
@@ -152,7 +166,8 @@ impl Node {
             egress,
             access,
             keys,
-            stores_secrets: profile == Profile::Dev,
+            parts,
+            seal,
             metrics: telemetry::metrics(),
             places: Semaphore::new(settings.http.in_flight_max),
             timeout: settings.http.timeout.0,
@@ -206,6 +221,42 @@ impl Node {
                 Ok(())
             }
         }
+    }
+}
+
+/// What seals stored secrets: the configured key; in `dev` without one, a key that is made once and
+/// kept in the data folder, for the owner alone.
+fn seal(settings: &Settings, profile: Profile) -> Result<Option<Seal>, ServeError> {
+    if let Some(key) = settings.security.encryption_key_bytes() {
+        return Ok(Some(Seal::new(&key)));
+    }
+    if profile == Profile::Serve {
+        return Ok(None);
+    }
+    let path = settings.data.join(KEY_FILE);
+    let fail = |error| ServeError::Key(path.clone(), error);
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let key: [u8; KEY_BYTES] = bytes.try_into().map_err(|_| {
+                fail(std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    "it is not 32 bytes long",
+                ))
+            })?;
+            Ok(Some(Seal::new(&key)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            use std::io::Write as _;
+            use std::os::unix::fs::OpenOptionsExt as _;
+            std::fs::create_dir_all(&settings.data).map_err(fail)?;
+            let key: [u8; KEY_BYTES] = rand::random();
+            let mut options = std::fs::OpenOptions::new();
+            let mut file =
+                options.write(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
+            file.write_all(&key).and_then(|()| file.sync_all()).map_err(fail)?;
+            Ok(Some(Seal::new(&key)))
+        }
+        Err(error) => Err(fail(error)),
     }
 }
 

@@ -148,10 +148,11 @@ pub async fn redrive(
     let now_us = tx.clock().now().as_micros();
     let (condition, binds) = which.condition(4);
     let edited = edited.and_then(|event| String::from_utf8(event.to_json()).ok());
+    // A replay that made the row has counted it as dead: it no longer belongs to it.
     // Rows with an order go behind what is under way of their key, and the first is set free below.
     let text = format!(
         "update work set state = case when key is null then 'ready' else 'behind' end,
-             due_at_us = $2, attempt = 0, payload = coalesce($3, payload)
+             due_at_us = $2, attempt = 0, payload = coalesce($3, payload), tag = null
          where queue = $1 and state = 'dead' and id in (select id from work where queue = $1
              and state = 'dead'{condition} order by id limit {CHUNK})
          returning key"

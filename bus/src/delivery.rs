@@ -2,7 +2,7 @@
 
 use schemas::Event;
 
-use crate::{Recorded, Seq, Tx};
+use crate::{Failure, Permanent, Recorded, Seq, Tx};
 
 /// What a consumer is given beside the event's data.
 pub struct Delivery<'a> {
@@ -53,7 +53,10 @@ impl Delivery<'_> {
     }
 
     /// Publishes `event` if, and only if, this one is done, with this one as its cause.
-    pub fn publish(&mut self, event: Event) {
-        self.tx.stage(crate::lineage::caused_by(event, &self.recorded.event));
+    ///
+    /// # Errors
+    /// The log would refuse it: it never heals, so the failure is permanent.
+    pub fn publish(&mut self, event: Event) -> Result<(), Failure> {
+        self.tx.stage(&crate::lineage::caused_by(event, &self.recorded.event)).permanent()
     }
 }

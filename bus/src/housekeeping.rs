@@ -71,6 +71,7 @@ impl Housekeeping {
             return Ok(());
         }
         self.forget_ended().await?;
+        self.forget_done_before(self.log.state().await?.first).await?;
         if self.retention.is_empty() {
             return Ok(());
         }
@@ -100,6 +101,14 @@ impl Housekeeping {
         tx.commit().await
     }
 
+    /// Which events a replay has done, of those that are gone from the log.
+    async fn forget_done_before(&self, first: Seq) -> Result<(), sqlx::Error> {
+        let mut tx = self.db.begin().await?;
+        let query = sql("delete from consumer_done where seq < $1").bind(first.get());
+        tx.execute(query).await?;
+        tx.commit().await
+    }
+
     /// Events went by size that a consumer had not had: nothing is dropped in silence.
     async fn tell_missed(&self, through: Seq, pruned: &Pruned) -> Result<(), sqlx::Error> {
         tracing::error!(%through, "events were deleted by size before every consumer had them");
@@ -110,8 +119,10 @@ impl Housekeeping {
         let data = serde_json::json!({ "through_seq": through, "deleted": pruned.events });
         let event = Event::new(kind, source, id).with_json(data);
         let mut tx = self.db.begin().await?;
-        if let Ok(event) = event {
-            tx.stage(event);
+        if let Ok(event) = event
+            && let Err(error) = tx.stage(&event)
+        {
+            tracing::error!(error = %chain(&error), "staging the event that tells of it");
         }
         tx.commit().await
     }

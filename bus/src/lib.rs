@@ -58,7 +58,12 @@ mod migrate;
 #[cfg(feature = "database")]
 mod tx;
 #[cfg(feature = "database")]
-pub use tx::Tx;
+pub use tx::{StageError, Tx};
+
+#[cfg(feature = "database")]
+pub mod seal;
+#[cfg(feature = "database")]
+pub use seal::Seal;
 
 #[cfg(feature = "database")]
 mod failure;

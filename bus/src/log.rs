@@ -120,6 +120,8 @@ pub struct Pruned {
     pub events: u64,
     /// The newest one deleted by size although a consumer had not had it yet.
     pub missed_through: Option<Seq>,
+    /// How many were deleted by size although a consumer had not had them yet.
+    pub missed: u64,
     /// Events old enough to go that a lagging consumer still holds back.
     pub held_back: u64,
 }

@@ -61,6 +61,7 @@ pub(crate) fn relayed(events: usize) {
 #[cfg(feature = "database")]
 pub(crate) fn pruned(pruned: &crate::Pruned) {
     counter!("skald_log_pruned_total").increment(pruned.events);
+    counter!("skald_log_missed_total").increment(pruned.missed);
     #[expect(clippy::cast_precision_loss, reason = "a gauge")]
     metrics::gauge!("skald_log_held_back_events").set(pruned.held_back as f64);
 }

@@ -22,12 +22,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How often it looks without being told: rows that another node left behind.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub(crate) async fn insert(tx: &mut Tx, events: &[Event]) -> Result<(), sqlx::Error> {
+pub(crate) async fn insert(tx: &mut Tx, events: &[String]) -> Result<(), sqlx::Error> {
     for chunk in bulk::chunks(events) {
         let rows = bulk::rows(1, chunk.len(), 1);
         let mut query = built(format!("insert into outbox (event) values {rows}"));
         for event in chunk {
-            query = query.bind(String::from_utf8(event.to_json()).unwrap_or_default());
+            query = query.bind(event.clone());
         }
         tx.execute(query).await?;
     }

@@ -20,7 +20,7 @@ use crate::runner::Runner;
 use crate::{Db, Log, LogIdentityError, Retention, Whole, identity, outbox, signals, work};
 
 /// How long tasks may take to end when asked to.
-const GRACE: Duration = Duration::from_secs(8);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// What a node runs.
 pub struct Platform {

@@ -107,13 +107,22 @@ pub async fn version(tx: &mut Tx) -> Result<i64, sqlx::Error> {
     Ok(row.map_or(0, |row| row.get(0)))
 }
 
-/// All consumers, by name, and the version they are at.
+/// All consumers, by name.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn list(db: &Db) -> Result<Vec<Registration>, sqlx::Error> {
     let query = crate::db::built(format!("select {COLUMNS} from consumer order by name"));
     db.fetch_all(query).await?.iter().map(read).collect()
+}
+
+/// All consumers, the newest first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn list_newest_first(db: &Db) -> Result<Vec<Registration>, sqlx::Error> {
+    let text = format!("select {COLUMNS} from consumer order by created_at_us desc, name");
+    db.fetch_all(crate::db::built(text)).await?.iter().map(read).collect()
 }
 
 /// One consumer.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::coverage::{Coverage, Progress};
 use crate::db::{built, sql};
 use crate::registry::{self, Registration};
-use crate::{Db, Log, Rate, Read, ReadError, Seq, Tx, bulk, signals};
+use crate::{Db, Log, Rate, Read, ReadError, Seq, Tx, bulk, signals, work};
 
 /// The id of a replay: `rpl_` and a UUIDv7.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -433,8 +433,13 @@ pub async fn change(db: &Db, id: &ReplayId, to: Status) -> Result<Option<Replay>
     if to == Status::Cancelled {
         // What was handed over and not begun is taken back; it was never done.
         let query = sql("delete from work where tag = $1 and state in ('ready', 'behind')
-             and attempt = 0");
-        tx.execute(query.bind(id.0.clone())).await?;
+             and attempt = 0 returning queue, key");
+        let taken = tx.fetch_all(query.bind(id.0.clone())).await?;
+        let key = |row: &AnyRow| Some((row.get(0), row.get::<Option<String>, _>(1)?));
+        let mut keys: Vec<(i64, String)> = taken.iter().filter_map(key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        work::release_keys(&mut tx, &keys, now.as_micros()).await?;
         if let (Some(generation), Some(consumer)) =
             (replay.generation, registry::find_in(&mut tx, &replay.consumer).await?)
         {

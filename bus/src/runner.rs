@@ -245,10 +245,10 @@ impl Runner {
             if let Handled::Failed(_) = answer {
                 failed += 1;
             }
-            leave_row(&mut tx, at, item, Some(answer));
+            leave_row(&mut tx, at, self.generation, item, Some(answer));
         }
         for item in &parked {
-            leave_row(&mut tx, at, item, None);
+            leave_row(&mut tx, at, self.generation, item, None);
         }
         tx.flush().await?;
         at.assignment.advance(&mut tx, &self.node, name, self.generation, page.through).await??;
@@ -262,7 +262,13 @@ impl Runner {
 }
 
 /// The row that an event leaves behind: none when it is done.
-fn leave_row(tx: &mut crate::Tx, at: &Position, item: &Item, answer: Option<&Handled>) {
+fn leave_row(
+    tx: &mut crate::Tx,
+    at: &Position,
+    generation: i64,
+    item: &Item,
+    answer: Option<&Handled>,
+) {
     let ordered = at.config.policy.ordered;
     let row = NewWork {
         seq: Some(item.recorded.seq),
@@ -289,7 +295,7 @@ fn leave_row(tx: &mut crate::Tx, at: &Position, item: &Item, answer: Option<&Han
                     NewWork { failed, due_at: Some(schemas::Timestamp::from_micros(due)), ..row }
                 }
                 Next::Dead => {
-                    metrics::dead_letter(&at.config.name);
+                    metrics::dead_letter(&registry::queue_name(&at.config.name, generation));
                     let payload = String::from_utf8(item.recorded.event.to_json()).ok();
                     NewWork { failed, dead: true, payload, ..row }
                 }

@@ -5,6 +5,7 @@ use sqlx::any::{AnyQueryResult, AnyRow};
 use sqlx::{Any, Transaction};
 
 use crate::db::{Query, sql};
+use crate::log::EVENT_BYTES_MAX;
 use crate::outbox;
 use crate::work::{self, NewWork};
 use crate::{Clock, Db, Dialect};
@@ -15,9 +16,21 @@ pub struct Tx {
     transaction: Transaction<'static, Any>,
     db: Db,
     savepoint: Savepoint,
-    outbox: Vec<Event>,
+    outbox: Vec<String>,
     work: Vec<NewWork>,
     wake: Vec<&'static str>,
+}
+
+/// An event that the log would refuse.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StageError {
+    /// Larger than [`EVENT_BYTES_MAX`].
+    #[error("the event is {0} bytes, the limit is {EVENT_BYTES_MAX}")]
+    TooLarge(usize),
+    /// It breaks the rules of an event.
+    #[error("the event is not valid")]
+    Invalid(#[source] schemas::ParseError),
 }
 
 /// A savepoint is opened by the first statement that would need it: one that touches nothing
@@ -71,9 +84,20 @@ impl Tx {
         Ok(&mut self.transaction)
     }
 
-    /// Stages an event: it is published if, and only if, this transaction commits.
-    pub fn stage(&mut self, event: Event) {
-        self.outbox.push(event);
+    /// Stages an event: it is published if, and only if, this transaction commits. It is checked
+    /// here, since the relay could tell nobody.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    pub fn stage(&mut self, event: &Event) -> Result<(), StageError> {
+        let bytes = event.size();
+        if bytes > EVENT_BYTES_MAX {
+            return Err(StageError::TooLarge(bytes));
+        }
+        let json = event.to_json();
+        Event::from_json(&json).map_err(StageError::Invalid)?;
+        self.outbox.push(String::from_utf8_lossy(&json).into_owned());
+        Ok(())
     }
 
     /// Enqueues work: it is there if, and only if, this transaction commits.

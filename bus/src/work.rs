@@ -38,7 +38,11 @@ pub(crate) async fn release_keys(
     keys: &[(i64, String)],
     now_us: i64,
 ) -> Result<(), sqlx::Error> {
-    key::release(tx, keys, now_us).await.map(|_| ())
+    let hints = key::release(tx, keys, now_us).await?;
+    if !hints.is_empty() {
+        queue::hint_due(tx, &hints).await?;
+    }
+    Ok(())
 }
 
 /// Tells claims that rows of `queue` may be due from `due_us` on.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bus::pull::Lease;
 use bus::work::{self, Claim, LeaseToken, Outcome, WorkId};
-use bus::{Db, Log, Registration, Span, pull, registry};
+use bus::{Db, Log, Registration, Seal, Span, pull, registry};
 use bytes::Bytes;
 use egress::{Egress, Secret};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -41,6 +41,8 @@ pub struct PushWorker {
     pub log: Arc<dyn Log>,
     /// The way out.
     pub egress: Egress,
+    /// Opens the secrets that sign.
+    pub seal: Option<Seal>,
     /// This process, whose leases are free again when it has ended.
     pub node: bus::NodeId,
     /// Ends it.
@@ -114,10 +116,11 @@ impl PushWorker {
                 }
             };
             let egress = self.egress.clone();
+            let seal = self.seal.clone();
             let at = self.db.clock().now().as_micros() / 1_000_000;
             posts.spawn(async move {
                 let outcome = match consumer {
-                    Some(consumer) => post(&egress, &consumer, &lease, at).await,
+                    Some(consumer) => post(&egress, seal.as_ref(), &consumer, &lease, at).await,
                     None => Outcome::Released { delay: LOOK },
                 };
                 (lease.work.id, lease.work.token, outcome)
@@ -149,7 +152,13 @@ async fn settle(db: Db, log: Arc<dyn Log>, mut inbox: mpsc::Receiver<Answer>) {
     }
 }
 
-async fn post(egress: &Egress, consumer: &Registration, lease: &Lease, at: i64) -> Outcome {
+async fn post(
+    egress: &Egress,
+    seal: Option<&Seal>,
+    consumer: &Registration,
+    lease: &Lease,
+    at: i64,
+) -> Outcome {
     let failed =
         |error: String, permanent: bool, delay| Outcome::Failed { error, permanent, delay };
     let url = consumer.url.as_deref().unwrap_or_default();
@@ -158,9 +167,9 @@ async fn post(egress: &Egress, consumer: &Registration, lease: &Lease, at: i64) 
         Err(error) => return failed(chain(&error), false, None),
     };
     let body = Bytes::from(lease.event.event.to_json());
-    let headers = match headers(consumer, lease, at, &body) {
+    let headers = match headers(consumer, seal, lease, at, &body) {
         Ok(headers) => headers,
-        Err(error) => return failed(error, true, None),
+        Err(error) => return failed(error, false, None), // A key that is missing may come back.
     };
     let timeout = lease.work.policy.timeout.min(TIMEOUT_MAX).0;
     let request = egress::Request { method: Method::POST, url: target, headers, body, timeout };
@@ -181,6 +190,7 @@ async fn post(egress: &Egress, consumer: &Registration, lease: &Lease, at: i64) 
 /// As webhooks have them (Standard Webhooks 1.0): the id is the same over all attempts.
 fn headers(
     consumer: &Registration,
+    seal: Option<&Seal>,
     lease: &Lease,
     at: i64,
     body: &[u8],
@@ -196,6 +206,8 @@ fn headers(
     add("webhook-id", &id)?;
     add("webhook-timestamp", &at.to_string())?;
     if let Some(secret) = &consumer.secret {
+        let seal = seal.ok_or("the secret is sealed, and there is no security.encryption_key")?;
+        let secret = seal.open(secret).map_err(|error| error.to_string())?;
         let secret: Secret = secret.parse().map_err(|_| "the secret is broken".to_owned())?;
         add("webhook-signature", &secret.sign(&id, at, body))?;
     }

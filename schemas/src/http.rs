@@ -82,6 +82,19 @@ pub fn structured(body: &[u8]) -> Result<Event, ParseError> {
 /// [`ParseError`]: malformed as a whole, or the faults of all its events, each with the index of
 /// its event in front (`/2/type`).
 pub fn batch(body: &[u8], limit: usize) -> Result<Vec<Event>, ParseError> {
+    batch_with(body, limit, |_| Ok(()))
+}
+
+/// Reads a batch as [`batch`] does, and checks each event with `check`, whose faults are told
+/// together with those of the others.
+///
+/// # Errors
+/// Those of [`batch`], and those of `check` with the event's place before them (`/2/type`).
+pub fn batch_with(
+    body: &[u8],
+    limit: usize,
+    mut check: impl FnMut(&mut Event) -> Result<(), Faults>,
+) -> Result<Vec<Event>, ParseError> {
     let Some(elements) = json::elements(json::text(body)?, limit)? else {
         return Err(Faults::one("", "must be an array of events").into());
     };
@@ -92,9 +105,10 @@ pub fn batch(body: &[u8], limit: usize) -> Result<Vec<Event>, ParseError> {
     let mut faults = Faults::default();
     let mut events = Vec::with_capacity(elements.list.len());
     for (index, element) in elements.list.iter().enumerate() {
-        match Event::from_json(element.get().as_bytes()) {
+        let event = Event::from_json(element.get().as_bytes()).map_err(ParseError::into_faults);
+        match event.and_then(|mut event| check(&mut event).map(|()| event)) {
             Ok(event) => events.push(event),
-            Err(error) => faults.extend(error.into_faults().prefixed(&format!("/{index}"))),
+            Err(more) => faults.extend(more.prefixed(&format!("/{index}"))),
         }
     }
     if faults.is_empty() { Ok(events) } else { Err(faults.into()) }

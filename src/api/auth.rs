@@ -7,8 +7,10 @@ use crate::api::problem::Problem;
 use crate::api::{Access, State};
 use crate::keys::{Principal, Scope};
 
-/// Addresses that need no key.
-const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/"];
+/// Whether an address needs no key.
+pub(crate) fn is_open(path: &str) -> bool {
+    path == "/healthz" || path == "/readyz" || path.starts_with("/.well-known/")
+}
 
 /// Lets a request in, or refuses it.
 pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, Problem> {
@@ -16,8 +18,7 @@ pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, P
     if state.access == Access::Loopback {
         check_origin(headers)?;
     }
-    let open =
-        OPEN.contains(&path) || path.starts_with("/docs") || path.starts_with("/.well-known/");
+    let open = is_open(path);
     let Some(header) = headers.get(header::AUTHORIZATION) else {
         if open || state.access == Access::Loopback {
             return Ok(Principal::local());
@@ -42,9 +43,10 @@ pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, P
     Ok(principal)
 }
 
-/// Whether a request waits because it was asked to: long polls and streams.
+/// Whether a request may take a while because it was asked to: long polls, and replays, which count
+/// their events first.
 pub(crate) fn waits(path: &str) -> bool {
-    path.ends_with("/lease") || path.ends_with("/stream") || path == "/v1/replays"
+    path.ends_with("/lease") || path == "/v1/replays"
 }
 
 fn scope(method: &Method, path: &str) -> Scope {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State as Extract};
+use axum::extract::{Path, RawQuery, State as Extract};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::{Extension, Json};
@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::api::State;
 use crate::api::body::Fields;
-use crate::api::listing::{Items, Version};
+use crate::api::listing::{Items, Version, limit};
 use crate::api::problem::Problem;
 use crate::keys::Principal;
 
@@ -83,16 +83,32 @@ pub(crate) struct RegisterBody {
 /// List consumers
 #[utoipa::path(
     get, path = "/v1/consumers", tag = "consumers",
-    responses((status = 200, description = "All consumers", body = Items<ConsumerBody>))
+    params(("limit" = Option<i64>, Query), ("cursor" = Option<String>, Query)),
+    responses((status = 200, description = "A page, newest first", body = Items<ConsumerBody>))
 )]
 pub(crate) async fn list(
     Extract(state): Extract<State>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Items<ConsumerBody>>, Problem> {
+    let mut query = Fields::of_query(query.as_deref())?;
+    let cursor = query.text("cursor");
+    let limit = usize::try_from(limit(&mut query)).unwrap_or(1);
+    query.finish()?;
+    let consumers = registry::list_newest_first(&state.db).await?;
+    let start = match &cursor {
+        None => 0,
+        Some(last) => {
+            let at = consumers.iter().position(|consumer| consumer.name == *last);
+            at.ok_or_else(|| Problem::fault("/cursor", "is of no page of this list"))? + 1
+        }
+    };
+    let more = consumers.len() > start + limit;
     let mut items = Vec::new();
-    for consumer in registry::list(&state.db).await? {
+    for consumer in consumers.into_iter().skip(start).take(limit) {
         items.push(describe(&state, consumer).await?);
     }
-    Ok(Json(Items::all(items)))
+    let next = items.last().filter(|_| more).map(|last| last.name.clone());
+    Ok(Json(Items { items, next }))
 }
 
 /// Get a consumer
@@ -162,6 +178,7 @@ pub(crate) async fn put(
                 paused: known.paused,
                 generation: known.generation,
                 version: known.version,
+                secret: unchanged(&state, &known, &wanted).or(wanted.secret.clone()),
                 ..wanted
             };
             if !same(&known, &wanted) {
@@ -175,9 +192,10 @@ pub(crate) async fn put(
     Ok(version(&consumer).answer(status, describe(&state, consumer).await?))
 }
 
-/// End a registered consumer
+/// End a consumer
 ///
-/// Its position, its retries and its dead letters go with it.
+/// Its position, its retries and its dead letters go with it. One that is part of the running
+/// program cannot be ended; one that was part of an earlier version can.
 #[utoipa::path(
     delete, path = "/v1/consumers/{name}", tag = "consumers", params(("name" = String, Path)),
     responses((status = 204), (status = 404), (status = 409), (status = 412))
@@ -190,7 +208,7 @@ pub(crate) async fn delete(
     let mut tx = state.db.begin().await?;
     let known = registry::find_in(&mut tx, &name).await?;
     let known = known.ok_or_else(|| Problem::not_found("consumer of this name"))?;
-    if matches!(known.kind, Kind::Builtin | Kind::Rust) {
+    if state.parts.iter().any(|part| **part == *name) {
         return Err(Problem::conflict("this consumer is part of the program; pause it instead"));
     }
     version(&known).check(&headers)?;
@@ -254,6 +272,15 @@ pub(crate) async fn find(state: &State, name: &str) -> Result<Registration, Prob
 
 fn version(of: &Registration) -> Version {
     Version { version: of.version, updated_at: of.updated_at }
+}
+
+/// The sealed secret as it is stored, if it is the one that is wanted: sealed anew it would read as
+/// a change.
+fn unchanged(state: &State, known: &Registration, wanted: &Registration) -> Option<String> {
+    let seal = state.seal.as_ref()?;
+    let open = |of: &Registration| seal.open(of.secret.as_deref()?).ok();
+    let same = open(known).is_some() && open(known) == open(wanted);
+    known.secret.clone().filter(|_| same)
 }
 
 fn same(known: &Registration, wanted: &Registration) -> bool {
@@ -363,12 +390,14 @@ fn read_secret(state: &State, fields: &mut Fields, push: bool) -> Option<String>
     let secret = fields.text("secret")?;
     if !push {
         fields.fault("secret", "only push consumers have one");
-    } else if !state.stores_secrets {
-        fields.fault("secret", "secrets cannot be stored without security.encryption_key");
     } else if let Err(error) = secret.parse::<egress::Secret>() {
         fields.fault("secret", error.to_string());
     }
-    Some(secret)
+    let Some(seal) = &state.seal else {
+        fields.fault("secret", "secrets cannot be stored without security.encryption_key");
+        return None;
+    };
+    Some(seal.seal(&secret))
 }
 
 /// Where a new consumer starts; `None` for the end of the log.

@@ -11,6 +11,7 @@ use futures::FutureExt;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::api::leases::WAIT_MAX;
 use crate::api::problem::Problem;
 use crate::api::{State, auth, trace_context};
 
@@ -34,9 +35,10 @@ pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next:
     );
     trace_context::continue_from(&span, request.headers());
 
-    let Ok(_place) = state.places.try_acquire() else {
+    let place = state.places.try_acquire();
+    if place.is_err() && !auth::is_open(request.uri().path()) {
         return finish(Problem::overloaded().into_response(), &method, &route, id, started);
-    };
+    }
     let answer = async {
         let (mut parts, body) = request.into_parts();
         let principal = match auth::admit(&state, &parts).await {
@@ -46,7 +48,7 @@ pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next:
         parts.extensions.insert(principal);
         let waits = auth::waits(parts.uri.path());
         let request = Request::from_parts(parts, body);
-        let limit = if waits { state.timeout * 3 } else { state.timeout };
+        let limit = if waits { state.timeout + WAIT_MAX } else { state.timeout };
         let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
         match tokio::time::timeout(limit, handled).await {
             Ok(Ok(response)) => told_as_problem(response),

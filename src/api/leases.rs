@@ -21,7 +21,7 @@ use crate::api::problem::Problem;
 /// Events leased, or leases answered, in one call at most.
 const LEASES_MAX: usize = 1_000;
 /// Longest wait for an event.
-const WAIT_MAX: Span = Span(Duration::from_secs(60));
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest lease: a week, as pull queues elsewhere have it.
 const LEASE_MAX: Span = Span(Duration::from_secs(7 * 86_400));
 /// What the ids of leases start with.
@@ -134,8 +134,8 @@ pub(crate) async fn lease(
     if lease.0.is_zero() || lease > LEASE_MAX {
         fields.fault("lease", format!("must be longer than 0 and at most {LEASE_MAX}"));
     }
-    if wait > WAIT_MAX {
-        fields.fault("wait", format!("must not exceed {WAIT_MAX}"));
+    if wait.0 > WAIT_MAX {
+        fields.fault("wait", format!("must not exceed {}", Span(WAIT_MAX)));
     }
     fields.finish()?;
     let claim = (usize::try_from(max).unwrap_or(1), lease.0);

@@ -72,21 +72,11 @@ pub(crate) async fn publish(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let (form, mut events) = parse(&state, &headers, &body)?;
     let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let parent = parent.filter(|parent| is_traceparent(parent));
+    let accept = |event: &mut Event| accept(event, &principal, parent);
+    let (form, events) = parse(&state, &headers, &body, accept)?;
     let single = form != Form::Batch;
-    let mut faults = Faults::default();
-    for (index, event) in events.iter_mut().enumerate() {
-        let prefix = if single { String::new() } else { format!("/{index}") };
-        if event.kind.is_reserved() {
-            faults.push(format!("{prefix}/type"), "types under dev.skald are Skald's own");
-        }
-        bind_tenant(event, &principal, &prefix, &mut faults);
-        if let (Some(parent), None) = (parent, event.traceparent()) {
-            *event = event.clone().with_extension("traceparent", parent);
-        }
-    }
-    faults.or(()).map_err(Problem::invalid)?;
     let receipts = state.log.publish_all(events).await?;
     if let (true, [receipt]) = (single, &receipts[..]) {
         return Ok((StatusCode::ACCEPTED, Json(ReceiptBody::from(receipt))).into_response());
@@ -95,7 +85,12 @@ pub(crate) async fn publish(
     Ok((StatusCode::ACCEPTED, Json(BatchBody { events })).into_response())
 }
 
-fn parse(state: &State, headers: &HeaderMap, body: &Bytes) -> Result<(Form, Vec<Event>), Problem> {
+fn parse(
+    state: &State,
+    headers: &HeaderMap,
+    body: &Bytes,
+    mut accept: impl FnMut(&mut Event) -> Result<(), Faults>,
+) -> Result<(Form, Vec<Event>), Problem> {
     let content_type = match headers.get(header::CONTENT_TYPE) {
         Some(value) => {
             Some(value.to_str().map_err(|_| Problem::media_type("the content type is not text"))?)
@@ -105,16 +100,47 @@ fn parse(state: &State, headers: &HeaderMap, body: &Bytes) -> Result<(Form, Vec<
     let has_ce = headers.keys().any(|name| schemas::http::is_ce_header(name.as_str()));
     let form = schemas::http::form(content_type, has_ce)
         .map_err(|error| Problem::media_type(error.to_string()))?;
-    let events = match form {
-        Form::Batch => schemas::http::batch(body, PUBLISH_EVENTS_MAX)?,
-        Form::Structured => vec![schemas::http::structured(body)?],
-        Form::Short => vec![schemas::http::short(body, || defaults(state))?],
+    let mut event = match form {
+        Form::Batch => {
+            let events = schemas::http::batch_with(body, PUBLISH_EVENTS_MAX, accept)?;
+            return Ok((form, events));
+        }
+        Form::Structured => schemas::http::structured(body)?,
+        Form::Short => schemas::http::short(body, || defaults(state))?,
         Form::Binary => {
             let pairs = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-            vec![schemas::http::binary(content_type, pairs, body.clone())?]
+            schemas::http::binary(content_type, pairs, body.clone())?
         }
     };
-    Ok((form, events))
+    accept(&mut event).map_err(Problem::invalid)?;
+    Ok((form, vec![event]))
+}
+
+/// What this server asks of an event beside CloudEvents' own rules, and what it adds.
+fn accept(event: &mut Event, principal: &Principal, parent: Option<&str>) -> Result<(), Faults> {
+    let mut faults = Faults::default();
+    if event.kind.is_reserved() {
+        faults.push("/type", "types under dev.skald are Skald's own");
+    }
+    // A key bound to a tenant publishes that tenant's events and no others.
+    if let Some(tenant) = &principal.tenant {
+        match event.tenant() {
+            None => *event = event.clone().with_extension("tenant", &**tenant),
+            Some(named) if named == &**tenant => {}
+            Some(_) => faults.push("/tenant", "this key is bound to another tenant"),
+        }
+    }
+    if let (Some(parent), None) = (parent, event.traceparent()) {
+        *event = event.clone().with_extension("traceparent", parent);
+    }
+    faults.or(())
+}
+
+/// The shape of W3C Trace Context, level 1: `00-<32 hex>-<16 hex>-<2 hex>`.
+fn is_traceparent(text: &str) -> bool {
+    let lengths = text.split('-').map(str::len);
+    let hex = text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
+    hex && lengths.eq([2, 32, 16, 2])
 }
 
 fn defaults(state: &State) -> Defaults {
@@ -122,15 +148,5 @@ fn defaults(state: &State) -> Defaults {
         id: EventId::from_uuid(uuid::Uuid::now_v7()),
         source: Source::from_trusted("/".into()),
         time: Time::from(state.db.clock().now()),
-    }
-}
-
-/// A key bound to a tenant publishes that tenant's events and no others.
-fn bind_tenant(event: &mut Event, principal: &Principal, prefix: &str, faults: &mut Faults) {
-    let Some(tenant) = &principal.tenant else { return };
-    match event.tenant() {
-        None => *event = event.clone().with_extension("tenant", &**tenant),
-        Some(named) if named == &**tenant => {}
-        Some(_) => faults.push(format!("{prefix}/tenant"), "this key is bound to another tenant"),
     }
 }

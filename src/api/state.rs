@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bus::{Db, Log};
+use bus::{Db, Log, Seal};
 use egress::Egress;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
@@ -35,8 +35,10 @@ pub struct Shared {
     pub access: Access,
     /// The keys.
     pub keys: KeyRing,
-    /// Whether secrets may be stored.
-    pub stores_secrets: bool,
+    /// The consumers that are part of this program.
+    pub parts: Vec<Arc<str>>,
+    /// Seals secrets that are stored; without one they are refused.
+    pub seal: Option<Seal>,
     /// Renders `/metrics`.
     pub metrics: PrometheusHandle,
     /// Requests at once.

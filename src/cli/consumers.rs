@@ -46,7 +46,7 @@ enum Action {
         /// Its name.
         name: String,
     },
-    /// Empty what a consumer built and hand it every event again.
+    /// Build what a consumer keeps anew from the log, beside the old, and switch over.
     Rebuild {
         /// Its name.
         name: String,

@@ -76,9 +76,7 @@ pub(super) fn encryption_key(text: &str) -> Result<Secret, String> {
 pub(super) fn filter(text: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::builder().parse(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => {
-            Err(format!("must be a filter such as `info` or `info,skald_bus=debug`: {error}"))
-        }
+        Err(error) => Err(format!("must be a filter such as `info` or `info,bus=debug`: {error}")),
     }
 }
 
@@ -132,7 +130,7 @@ mod tests {
 
     #[test]
     fn filters_are_parsed() {
-        assert!(filter("info,skald_bus=debug").is_ok());
-        assert!(filter("skald_bus=loud").is_err());
+        assert!(filter("info,bus=debug").is_ok());
+        assert!(filter("bus=loud").is_err());
     }
 }

@@ -77,7 +77,7 @@ pub struct Webhooks {
 pub struct Http {
     /// How long one request may take; long polls and streams have limits of their own.
     pub timeout: Span,
-    /// Requests answered at once; those above get 503 with `Retry-After`.
+    /// Requests answered at once; those above get 429 with `Retry-After`.
     pub in_flight_max: usize,
 }
 
@@ -96,7 +96,7 @@ pub struct Otel {
 pub struct Logs {
     /// For people or for machines.
     pub format: LogFormat,
-    /// Which lines: a level, or directives such as `info,skald_bus=debug`.
+    /// Which lines: a level, or directives such as `info,bus=debug`.
     pub filter: String,
 }
 

@@ -105,6 +105,7 @@ async fn by_size(
             }
             excess -= bytes;
             if seq > consumed {
+                pruned.missed += 1;
                 pruned.missed_through = pruned.missed_through.max(Some(seq));
             }
             match doomed.iter_mut().find(|(of, ..)| *of == kind) {

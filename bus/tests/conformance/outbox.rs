@@ -9,10 +9,10 @@ async fn a_staged_event_is_published_with_its_transaction_and_only_then() {
     let house = House::start().await;
     let running = house.run(Vec::new()).await;
     let mut tx = house.db.begin().await.unwrap();
-    tx.stage(event("a", "k", 1));
+    tx.stage(&event("a", "k", 1)).unwrap();
     drop(tx);
     let mut tx = house.db.begin().await.unwrap();
-    tx.stage(event("a", "k", 2));
+    tx.stage(&event("a", "k", 2)).unwrap();
     tx.commit().await.unwrap();
     let mut head = house.log.head();
     head.wait_for(|head| *head >= Seq::new(1)).await.unwrap();
@@ -27,7 +27,7 @@ async fn a_relay_that_died_between_publishing_and_deleting_publishes_nothing_twi
     let house = House::start().await;
     let staged: Vec<_> = (0..50).map(|n| event("a", "k", n)).collect();
     let mut tx = house.db.begin().await.unwrap();
-    staged.iter().for_each(|event| tx.stage(event.clone()));
+    staged.iter().for_each(|event| tx.stage(event).unwrap());
     tx.commit().await.unwrap();
     house.log.publish_all(staged).await.unwrap(); // What the relay did before it died.
     assert_eq!(outbox::relay_round(&house.db, house.log.as_ref()).await.unwrap(), 50);
@@ -48,7 +48,7 @@ impl bus::Consumer for FollowUp {
         delivery: &mut bus::Delivery<'_>,
     ) -> Result<(), bus::Failure> {
         if cause.kind.as_str() == "first" {
-            delivery.publish(event("second", "k", 0));
+            delivery.publish(event("second", "k", 0))?;
         }
         Ok(())
     }
@@ -72,4 +72,14 @@ async fn what_came_of_an_event_is_found_from_it() {
     assert_eq!(trace[0].event.causationid(), Some(root.event.id.as_str()));
     assert_eq!(trace[0].event.correlationid(), Some(root.event.id.as_str()));
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_would_refuse_is_refused_when_it_is_staged() {
+    let house = House::start().await;
+    let mut tx = house.db.begin().await.unwrap();
+    let large = event("a", "k", 1).with_json("x".repeat(1_100_000)).unwrap();
+    assert!(matches!(tx.stage(&large), Err(bus::StageError::TooLarge(_))));
+    let broken = event("a", "k", 1).with_subject("two\nlines");
+    assert!(matches!(tx.stage(&broken), Err(bus::StageError::Invalid(_))));
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bus::replay::{self, Mode, NewReplay, Replay, Status};
 use bus::{Failure, Registration, Seq, registry};
 
-use crate::house::{House, Numbered, eventually, scripted};
+use crate::house::{House, Numbered, eventually, in_order, scripted};
 
 const ALL: NewReplay =
     NewReplay { types: None, from: Seq::new(1), to: None, mode: Mode::SkipDone, rate: None };
@@ -126,4 +126,40 @@ async fn a_replay_is_paused_resumed_and_cancelled() {
     house.settled("scripted").await;
     assert!(house.effects("k").await.len() < 200);
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_replay_lets_go_of_the_keys_that_it_held() {
+    let house = House::start().await;
+    let running = house.run(vec![in_order(|_, _| Ok(()))]).await;
+    house.publish("a", "k", 0).await;
+    house.settled("in-order").await;
+    // Its queue stands still, so the row of the replay stays in front of its key.
+    let queue = house.queue("in-order").await;
+    pause(&house, queue, true).await;
+    let consumer = registry::find(&house.db, "in-order").await.unwrap().unwrap();
+    let force = NewReplay { mode: Mode::Force, ..ALL };
+    let log = house.log.as_ref();
+    let started = replay::start(&house.db, log, &consumer, &force, "test").await.unwrap();
+    eventually(|| async {
+        replay::find(&house.db, &started.id).await.unwrap().unwrap().handed == 1
+    })
+    .await;
+    house.publish("a", "k", 1).await;
+    eventually(|| async {
+        let counts = bus::work::counts(&house.db, queue).await.unwrap();
+        counts.iter().any(|(state, ..)| state == "behind")
+    })
+    .await;
+    replay::change(&house.db, &started.id, Status::Cancelled).await.unwrap().unwrap();
+    pause(&house, queue, false).await;
+    house.settled("in-order").await;
+    running.stop().await;
+    assert_eq!(house.effects("k").await, [0, 1]);
+}
+
+async fn pause(house: &House, queue: bus::work::QueueId, paused: bool) {
+    let mut tx = house.db.begin().await.unwrap();
+    bus::work::set_paused(&mut tx, queue, paused).await.unwrap();
+    tx.commit().await.unwrap();
 }
