@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::Dialect;
+
 /// Sizes that bulk statements come in. A handful of texts stay prepared; any other number of rows
 /// is a sum of these.
 const SIZES: [usize; 5] = [256, 64, 16, 4, 1];
@@ -16,12 +18,17 @@ pub(crate) fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// `($1, $2), ($3, $4)`: placeholders for `rows` rows of `columns` columns, from `$first` on.
-pub(crate) fn rows(first: usize, rows: usize, columns: usize) -> String {
+/// `($1, $2), ($3, $4)`: placeholders for `rows` rows of `columns` columns, which are all that the
+/// statement binds. On SQLite `(?, ?), (?, ?)`: it looks named ones up in a list, one by one, which
+/// takes most of the time of a statement with thousands of them.
+pub(crate) fn rows(dialect: Dialect, rows: usize, columns: usize) -> String {
     let mut text = String::with_capacity(rows * columns * 6);
     for row in 0..rows {
         text.push_str(if row == 0 { "(" } else { ", (" });
-        text.push_str(&list(first + row * columns, columns));
+        match dialect {
+            Dialect::Sqlite => text.push_str(&vec!["?"; columns].join(", ")),
+            Dialect::Postgres => text.push_str(&list(1 + row * columns, columns)),
+        }
         text.push(')');
     }
     text
@@ -60,7 +67,8 @@ mod tests {
 
     #[test]
     fn placeholders_count_on_from_the_first() {
-        assert_eq!(rows(3, 2, 2), "($3, $4), ($5, $6)");
+        assert_eq!(rows(Dialect::Postgres, 2, 2), "($1, $2), ($3, $4)");
+        assert_eq!(rows(Dialect::Sqlite, 2, 2), "(?, ?), (?, ?)");
         assert_eq!(arms(1, 2), "when $1 then $2 when $3 then $4 ");
     }
 }

@@ -62,6 +62,9 @@ impl Housekeeping {
             let settled = work::rescue(&mut tx).await?;
             keep_events(&mut tx, self.log.as_ref(), &settled).await?;
             tx.commit().await?;
+            if settled.is_empty() {
+                break; // Another node has the queues in hand.
+            }
         }
         Ok(())
     }

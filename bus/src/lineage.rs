@@ -59,7 +59,7 @@ impl BatchConsumer for IndexLineage {
         for chunk in bulk::chunks(&caused) {
             let mut query = built(format!(
                 "insert into lineage (cause_id, cause_source, seq) values {} on conflict do nothing",
-                bulk::rows(1, chunk.len(), 3)
+                bulk::rows(tx.dialect(), chunk.len(), 3)
             ));
             for event in chunk {
                 let source = event.event.extension(CAUSATION_SOURCE);

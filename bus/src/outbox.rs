@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 pub(crate) async fn insert(tx: &mut Tx, events: &[String]) -> Result<(), sqlx::Error> {
     for chunk in bulk::chunks(events) {
-        let rows = bulk::rows(1, chunk.len(), 1);
+        let rows = bulk::rows(tx.dialect(), chunk.len(), 1);
         let mut query = built(format!("insert into outbox (event) values {rows}"));
         for event in chunk {
             query = query.bind(event.clone());

@@ -483,7 +483,7 @@ pub(crate) async fn progress(tx: &mut Tx, id: &str, ended: Ended) -> Result<(), 
     for chunk in bulk::chunks(&ended.done) {
         let mut query = built(format!(
             "insert into consumer_done (consumer, seq) values {} on conflict do nothing",
-            bulk::rows(1, chunk.len(), 2)
+            bulk::rows(tx.dialect(), chunk.len(), 2)
         ));
         for seq in chunk {
             query = query.bind(consumer.clone()).bind(seq.get());

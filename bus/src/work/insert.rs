@@ -76,7 +76,7 @@ pub(crate) async fn insert(tx: &mut Tx, rows: Vec<NewWork>) -> Result<(), sqlx::
             "insert into work (id, queue, state, due_at_us, attempt, created_at_us,
                  first_failed_at_us, last_failed_at_us, last_error, key, tenant, tag, name, seq,
                  payload) values {} on conflict do nothing",
-            bulk::rows(1, chunk.len(), COLUMNS)
+            bulk::rows(tx.dialect(), chunk.len(), COLUMNS)
         ));
         for row in chunk {
             let state = match row {
