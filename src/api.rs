@@ -12,6 +12,7 @@ mod events;
 mod gate;
 mod health;
 mod leases;
+mod linger;
 mod listing;
 mod problem;
 mod publish;

@@ -12,6 +12,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::api::leases::WAIT_MAX;
+use crate::api::linger::linger;
 use crate::api::problem::Problem;
 use crate::api::{State, auth, trace_context};
 
@@ -41,6 +42,7 @@ pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next:
     }
     let answer = async {
         let (mut parts, body) = request.into_parts();
+        let body = linger(&parts.headers, body);
         let principal = match auth::admit(&state, &parts).await {
             Ok(principal) => principal,
             Err(problem) => return problem.into_response(),
