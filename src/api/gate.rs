@@ -26,7 +26,7 @@ pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next:
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str).to_owned();
     let id = request_id(&request);
-    let span = tracing::info_span!(
+    let span = tracing::debug_span!(
         "request",
         otel.kind = "server",
         otel.name = %format_args!("{method} {route}"),
@@ -76,6 +76,10 @@ fn finish(
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
+    if status >= 500 {
+        let id = response.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+        tracing::warn!(request.id = id, %method, route, status, "a request could not be answered");
+    }
     metrics::counter!(
         "skald_http_requests_total",
         "method" => method_label(method), "route" => route.to_owned(), "status" => status.to_string()

@@ -35,10 +35,13 @@ struct Description;
 
 /// The whole API.
 pub fn router(state: State) -> Router {
+    // What answers a publish is too short to compress, and it is the one request that comes by the
+    // ten thousand a second.
     let publishing = OpenApiRouter::new()
-        .routes(routes!(publish::publish, events::list))
+        .routes(routes!(publish::publish))
         .layer(DefaultBodyLimit::max(PUBLISH_BYTES_MAX));
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(events::list))
         .routes(routes!(events::get))
         .routes(routes!(events::trace))
         .routes(routes!(stream::stream))
@@ -64,6 +67,7 @@ pub fn router(state: State) -> Router {
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(CompressionLayer::new())
         .merge(publishing)
         .split_for_parts();
     router
@@ -73,6 +77,5 @@ pub fn router(state: State) -> Router {
         .method_not_allowed_fallback(|| async { Problem::no_method() })
         .layer(from_fn_with_state(state.clone(), gate::gate))
         .layer(RequestDecompressionLayer::new())
-        .layer(CompressionLayer::new())
         .with_state(state)
 }

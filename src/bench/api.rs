@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::Extent;
 use super::client::{Connection, with_body};
+use super::disk;
 use super::folder::Folder;
 use super::jetstream::per_second;
 use super::load::data;
@@ -39,6 +40,7 @@ pub(super) async fn measure(
     load(skald.address(), &ids, CONNECTIONS, 1, WARM_UP).await?;
     load(noop.address(), &ids, CONNECTIONS, 1, WARM_UP).await?;
     for _ in 0..extent.rounds {
+        disk::settle(folder.path()).await?;
         one_noop.push(load(noop.address(), &ids, CONNECTIONS, 1, extent.sample).await?);
         one.push(load(skald.address(), &ids, CONNECTIONS, 1, extent.sample).await?);
         batch_noop.push(load(noop.address(), &ids, CONNECTIONS_BATCH, BATCH, extent.sample).await?);

@@ -11,6 +11,7 @@ use bus::{
 use schemas::{Event, Patterns};
 
 use super::Extent;
+use super::disk;
 use super::folder::Folder;
 use super::jetstream::{JetStream, per_second};
 use super::load::{close_log, fill, open_database, open_log};
@@ -65,12 +66,14 @@ pub(super) async fn measure(
         Some(reference) => Some((reference, reference.filled(extent.events).await?)),
         None => None,
     };
+    disk::settle(folder.path()).await?;
     let (mut pulled, mut ordered) = (Samples::default(), Samples::default());
     let [mut batches, mut events, mut reads] = [(); 3].map(|()| Samples::default());
     for _ in 0..extent.rounds {
         if let Some((reference, stream)) = &stream {
             pulled.push(reference.pull_and_ack(stream, extent.events).await?);
             ordered.push(reference.read(stream, extent.events).await?);
+            disk::settle(folder.path()).await?;
         }
         let handler: Arc<dyn Handler> = Arc::new(Whole::new(DropBatches, Kind::Rust));
         batches.push(consume(&folder, &log, &clock, handler).await?);

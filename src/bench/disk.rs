@@ -1,4 +1,4 @@
-//! How fast the disk itself is: what no durable log can beat one event at a time.
+//! The disk itself: how fast it syncs, which no durable log can beat one event at a time.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -9,6 +9,13 @@ use anyhow::Context as _;
 
 /// Bytes written before each sync: a page of a write-ahead log.
 const BYTES: usize = 4_096;
+
+/// Writes out all that waits for the disk of `folder`, so that no sample pays for the one before: a
+/// sync on a journaling file system also waits for what others wrote.
+pub(super) async fn settle(folder: &Path) -> anyhow::Result<()> {
+    let folder = File::open(folder)?;
+    Ok(tokio::task::spawn_blocking(move || rustix::fs::syncfs(&folder)).await??)
+}
 
 /// Appends and syncs per second of a small file in `folder`, for `length`.
 pub(super) async fn syncs_per_second(folder: &Path, length: Duration) -> anyhow::Result<f64> {

@@ -13,6 +13,7 @@ use schemas::Patterns;
 use tokio::time::MissedTickBehavior;
 
 use super::Extent;
+use super::disk;
 use super::folder::Folder;
 use super::load::{Events, close_log, open_database, open_log};
 use super::report::{Report, Target};
@@ -86,6 +87,7 @@ pub(super) async fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     report.begin("latency");
+    disk::settle(folder.path()).await?;
     let folder = folder.inner()?;
     let clock = Clock::system();
     let log = open_log(folder.path(), &clock)?;

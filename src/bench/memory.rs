@@ -8,6 +8,7 @@ use bus::{Clock, Seq, registry};
 
 use super::Extent;
 use super::client::{Connection, get, with_body};
+use super::disk;
 use super::folder::Folder;
 use super::load::{close_log, fill, open_database, open_log};
 use super::process::Process;
@@ -47,6 +48,7 @@ async fn long_log(extent: Extent, folder: &Folder, report: &mut Report) -> anyho
     let log = open_log(&data, &Clock::system())?;
     fill(&log, extent.waiting as u64).await?;
     close_log(log).await?;
+    disk::settle(folder.path()).await?;
 
     let server = Process::dev(folder.path()).await?;
     stand_still(server.address()).await?;

@@ -5,6 +5,7 @@ use std::time::Instant;
 use bus::{Clock, outbox};
 
 use super::Extent;
+use super::disk;
 use super::folder::Folder;
 use super::jetstream::per_second;
 use super::load::{Events, close_log, open_database, open_log};
@@ -31,6 +32,7 @@ pub(super) async fn measure(
         }
         tx.commit().await?;
     }
+    disk::settle(folder.path()).await?;
     let (started, mut relayed) = (Instant::now(), 0);
     loop {
         let count = outbox::relay_round(&db, log.as_ref()).await?;

@@ -34,6 +34,7 @@ pub(super) async fn measure(
     for _ in 0..extent.rounds {
         if let Some(reference) = reference {
             nats.push(reference.publish(extent.sample).await?);
+            disk::settle(folder.path()).await?;
         }
         many.push(publish(folder, MANY, 1, extent.sample).await?);
         batches.push(publish(folder, BATCHES, BATCH, extent.sample).await?);
@@ -51,12 +52,12 @@ pub(super) async fn measure(
 
 /// Events per second while `callers` publish `events` each, again as soon as they are answered.
 async fn publish(
-    folder: &Folder,
+    parent: &Folder,
     callers: usize,
     events: u64,
     length: Duration,
 ) -> anyhow::Result<f64> {
-    let folder = folder.inner()?;
+    let folder = parent.inner()?;
     let log = open_log(folder.path(), &Clock::system())?;
     let answered = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
@@ -69,6 +70,8 @@ async fn publish(
     }
     let rate = per_second(answered.load(Ordering::Relaxed), started);
     close_log(log).await?;
+    drop(folder);
+    disk::settle(parent.path()).await?;
     Ok(rate)
 }
 

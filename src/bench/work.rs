@@ -7,6 +7,7 @@ use bus::{Clock, Db, Policy, Rate};
 use schemas::Timestamp;
 
 use super::Extent;
+use super::disk;
 use super::folder::Folder;
 use super::load::open_database;
 use super::report::{Report, Target};
@@ -26,6 +27,7 @@ pub(super) async fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     report.begin("the work engine");
+    disk::settle(folder.path()).await?;
     let folder = folder.inner()?;
     let db = open_database(folder.path(), &Clock::system()).await?;
     let queue = define(&db, QUEUE, &Policy::DEFAULT).await?;
@@ -40,6 +42,7 @@ pub(super) async fn measure(
     wait(&db, other, Due::Later, extent.waiting / 2).await?;
     wait(&db, queue, Due::Later, extent.waiting / 4).await?;
     wait(&db, queue, Due::Now, extent.waiting / 4).await?;
+    disk::settle(folder.path()).await?;
     let full = through(&db, queue, QUEUE, extent.rows).await?;
     let name = format!("with {} rows waiting", extent.waiting);
     add(report, &name, full, &[Target::AtLeast(WANTED)]);

@@ -27,6 +27,9 @@ const TRACES_PATH: &str = "/v1/traces";
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the end of the program waits for the last export.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Spans of `info` and above, and those of requests, which are `debug` so that a server without
+/// traces does not pay for them.
+const SPANS: &str = "info,skald::api::gate=debug";
 /// Crates whose own spans would be caused by sending spans, without end.
 const SILENT: [&str; 5] = ["hyper", "reqwest", "h2", "rustls", "opentelemetry"];
 
@@ -77,7 +80,7 @@ impl Traces {
         tracing_opentelemetry::layer()
             .with_tracer(self.provider.tracer(SCOPE))
             .with_filter(silent)
-            .with_filter(EnvFilter::new("info"))
+            .with_filter(EnvFilter::new(SPANS))
     }
 
     /// Sends what is not sent yet, and stops.
