@@ -1,60 +1,13 @@
 //! Which partitions of a consumer this node has.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use sqlx::Row;
 
 use crate::db::{built, sql};
+use crate::node::{LEASE, NodeId};
 use crate::partition::PARTITIONS;
 use crate::{Db, Seq, Span, Tx};
-
-/// How long a node keeps a partition without a sign of life; renewed by every batch.
-pub(crate) const LEASE: Duration = Duration::from_secs(15);
-/// How often an idle node renews, and looks whether others came or went.
-pub(crate) const RENEW: Duration = Duration::from_secs(4);
-
-/// One process that shares the database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeId(pub(crate) String);
-
-impl NodeId {
-    /// A new process.
-    #[must_use]
-    #[expect(clippy::new_without_default, reason = "each is another one")]
-    pub fn new() -> NodeId {
-        NodeId(uuid::Uuid::now_v7().simple().to_string())
-    }
-
-    /// As it stands in the database.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Notes that this node lives.
-pub(crate) async fn heartbeat(db: &Db, node: &NodeId) -> Result<(), sqlx::Error> {
-    let mut tx = db.begin().await?;
-    let now_us = tx.clock().now().as_micros();
-    let query = sql("insert into node (id, started_at_us, seen_at_us) values ($1, $2, $2)
-         on conflict (id) do update set seen_at_us = excluded.seen_at_us");
-    tx.execute(query.bind(node.0.clone()).bind(now_us)).await?;
-    let gone = now_us - Span(LEASE).micros() * 20;
-    tx.execute(sql("delete from node where seen_at_us < $1").bind(gone)).await?;
-    tx.commit().await
-}
-
-/// Takes back all partitions, duties and leases that processes held. For a start that knows no other process is
-/// running on this database.
-pub(crate) async fn free_all(db: &Db) -> Result<(), sqlx::Error> {
-    let mut tx = db.begin().await?;
-    tx.execute(sql("delete from node")).await?;
-    tx.execute(sql("delete from duty")).await?;
-    tx.execute(sql("update consumer_partition set node = null where node is not null")).await?;
-    crate::work::free_owned(&mut tx).await?;
-    tx.commit().await
-}
 
 /// The partitions of one generation of a consumer that this node has: fence and cursor of each.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +58,14 @@ impl Assignment {
         }
         tx.commit().await?;
         Ok(Assignment { partitions: held })
+    }
+
+    /// Whether these are the same partitions, held without a break.
+    pub(crate) fn continues(&self, before: &Assignment) -> bool {
+        let fences = |of: &Assignment| -> Vec<(i64, i64)> {
+            of.partitions.iter().map(|(partition, held)| (*partition, held.fence)).collect()
+        };
+        fences(self) == fences(before)
     }
 
     /// Where reading starts.

@@ -83,6 +83,7 @@ impl Db {
             .await
             .map_err(|source| DbError::Connect { url: without_password(url), source })?;
         let db = Db { dialect, write, read, clock, signals: Arc::default() };
+        db.follow_clock().await.map_err(DbError::Prepare)?;
         crate::migrate::migrate(&db).await?;
         Ok(db)
     }
@@ -140,6 +141,23 @@ impl Db {
     /// Those of the statement.
     pub async fn fetch_optional(&self, query: Query) -> Result<Option<AnyRow>, sqlx::Error> {
         query.0.fetch_optional(&self.read).await
+    }
+
+    /// Follows the clock of a database that nodes share: what they write is compared with each other.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn follow_clock(&self) -> Result<(), sqlx::Error> {
+        if self.dialect != Dialect::Postgres {
+            return Ok(());
+        }
+        let asked = std::time::Instant::now();
+        let now = sql("select cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)");
+        let Some(row) = self.fetch_optional(now).await? else { return Ok(()) };
+        let half_way = i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or(0);
+        let theirs: i64 = sqlx::Row::get(&row, 0);
+        self.clock.follow(schemas::Timestamp::from_micros(theirs + half_way));
+        Ok(())
     }
 
     /// Whether the database answers.

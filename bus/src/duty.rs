@@ -1,7 +1,7 @@
 //! Housekeeping that one node does at a time.
 
-use crate::assignment::{LEASE, NodeId};
 use crate::db::sql;
+use crate::node::{LEASE, NodeId};
 use crate::{Db, Span};
 
 /// Whether `node` has the duty `name` now: it had it, or took it over from one that let its lease

@@ -13,7 +13,6 @@ mod checkpoint;
 mod names;
 mod prune;
 mod reader;
-mod recent;
 mod writer;
 
 use std::fs::File;
@@ -27,9 +26,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument;
 
 use crate::embedded::reader::Readers;
-use crate::embedded::recent::Recent;
 use crate::embedded::writer::{Command, Publish, QUEUE_MAX};
 use crate::log::check_size;
+use crate::recent::Recent;
 use crate::span;
 use crate::{
     Clock, Log, LogState, Page, Pruned, PublishError, Read, ReadError, Receipt, Recorded,

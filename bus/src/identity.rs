@@ -11,7 +11,7 @@ use crate::{Db, Log, LogState, ReadError};
 pub enum LogIdentityError {
     /// The log was replaced: positions in it would name other events.
     #[error(
-        "the database belongs to another log ({known}) than the one given ({found}); restore the log that belongs to it, or start with a fresh database and replay"
+        "the database belongs to another log ({known}) than the one given ({found}); restore the log that belongs to it, or take this one on with `skald log adopt`"
     )]
     Another {
         /// The log that the database knows.
@@ -21,7 +21,7 @@ pub enum LogIdentityError {
     },
     /// The log is older than the cursors: it was restored from before they were written.
     #[error(
-        "a consumer has read up to {cursor}, but the log ends at {last}: it has lost events; restore a newer copy"
+        "a consumer has read up to {cursor}, but the log ends at {last}: it has lost events; restore a newer copy, or take it on as it is with `skald log adopt`"
     )]
     Behind {
         /// The furthest cursor.
@@ -35,6 +35,48 @@ pub enum LogIdentityError {
     /// The log.
     #[error("reading the log's identity")]
     Log(#[from] ReadError),
+}
+
+/// What taking on a log changed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Adopted {
+    /// The log that the database belongs to now.
+    pub identity: String,
+    /// Whether it is another one than before, which is then read from its beginning.
+    pub replaced: bool,
+    /// Cursors that were moved.
+    pub cursors: u64,
+}
+
+/// Makes the log the one that the database belongs to, as it is. Consumers read another log from its
+/// beginning, and one that lost its end from there on. Rows of work keep their numbers: those whose
+/// event is gone become dead letters when it is their turn. For use while no node runs.
+///
+/// # Errors
+/// [`LogIdentityError::Database`] and [`LogIdentityError::Log`].
+pub async fn adopt(db: &Db, log: &dyn Log) -> Result<Adopted, LogIdentityError> {
+    let LogState { identity, first, last } = log.state().await?;
+    let mut tx = db.begin().await?;
+    let known = tx.fetch_optional(sql("select identity from log_identity")).await?;
+    let known: Option<String> = known.map(|row| row.get(0));
+    let replaced = known.as_ref().is_some_and(|known| *known != identity);
+    let highest = if replaced { first.previous() } else { last };
+    let move_back = sql("update consumer_partition set cursor_seq = $1 where cursor_seq > $1");
+    let cursors = tx.execute(move_back.bind(highest.get())).await?.rows_affected();
+    if replaced {
+        for forget in [
+            sql("delete from consumer_coverage"),
+            sql("delete from consumer_done"),
+            sql("delete from lineage"),
+            sql("delete from inbox"),
+        ] {
+            tx.execute(forget).await?;
+        }
+        let note = sql("update log_identity set identity = $1, first_seq = 0, looked_at_us = 0");
+        tx.execute(note.bind(identity.clone())).await?;
+    }
+    tx.commit().await?;
+    Ok(Adopted { identity, replaced, cursors })
 }
 
 /// Refuses to run consumers on a log that is not theirs; the first start notes which one is.

@@ -34,6 +34,14 @@ mod metrics;
 
 mod span;
 
+#[cfg(any(feature = "embedded", feature = "jetstream"))]
+mod recent;
+
+#[cfg(feature = "jetstream")]
+pub mod jetstream;
+#[cfg(feature = "jetstream")]
+pub use jetstream::{JetStreamLog, JetStreamOptions};
+
 #[cfg(feature = "embedded")]
 pub mod embedded;
 #[cfg(feature = "embedded")]
@@ -42,9 +50,7 @@ pub use embedded::EmbeddedLog;
 #[cfg(feature = "database")]
 mod bulk;
 
-#[cfg(feature = "database")]
 pub mod signals;
-#[cfg(feature = "database")]
 pub use signals::Signals;
 
 #[cfg(feature = "database")]
@@ -100,8 +106,11 @@ pub use registry::{ConsumerName, InvalidName, Registration};
 
 #[cfg(feature = "database")]
 mod assignment;
+
 #[cfg(feature = "database")]
-pub use assignment::NodeId;
+mod node;
+#[cfg(feature = "database")]
+pub use node::NodeId;
 
 #[cfg(feature = "database")]
 mod coverage;
@@ -136,7 +145,13 @@ mod replayer;
 mod duty;
 
 #[cfg(feature = "database")]
-mod identity;
+mod inbox;
+
+#[cfg(feature = "database")]
+pub mod ingest;
+
+#[cfg(feature = "database")]
+pub mod identity;
 #[cfg(feature = "database")]
 pub use identity::LogIdentityError;
 

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use schemas::{Event, EventId, Patterns, Source, Timestamp};
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use crate::Seq;
+use crate::{Seq, Signals};
 
 /// Most events that one publish call may carry.
 pub const PUBLISH_EVENTS_MAX: usize = 1_000;
@@ -16,6 +17,10 @@ pub const PUBLISH_EVENTS_MAX: usize = 1_000;
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 /// Largest publish call, in bytes of all its events: 16 MiB.
 pub const PUBLISH_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The type of the event that stands for a message in the log that is no event. Whoever can write to
+/// a broker can put one there; the consumer `ingest` makes it a dead letter.
+pub const INVALID_MESSAGE: &str = "dev.skald.message.invalid";
 
 /// An event as it stands in the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,6 +157,9 @@ pub enum PublishError {
     /// were recorded is unknown; publishing them again is safe, `(source, id)` makes them one.
     #[error("writing to the log")]
     Write(#[source] BoxError),
+    /// The log is not the one that the cursors belong to: it was made again, or has lost events.
+    #[error("{0}")]
+    Replaced(Arc<str>),
     /// The log has been closed.
     #[error("the log is closed")]
     Closed,
@@ -164,6 +172,9 @@ pub enum ReadError {
     /// The log could not be read.
     #[error("reading the log")]
     Read(#[source] BoxError),
+    /// The log is not the one that the cursors belong to: it was made again, or has lost events.
+    #[error("{0}")]
+    Replaced(Arc<str>),
     /// The log has been closed.
     #[error("the log is closed")]
     Closed,
@@ -242,6 +253,22 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError`].
     async fn pruned_through(&self) -> Result<Vec<(schemas::EventType, Timestamp)>, ReadError>;
+
+    /// Whether others than this process write to it. Such a log may hold an event twice, published
+    /// again after its broker had forgotten it: consumers then look for themselves.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// What is wrong with the log as a whole, if something is: nothing is published or read then.
+    fn fault(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// Carries wake-ups between the nodes that share the log, until `stop`.
+    async fn carry(&self, _signals: &Signals, stop: CancellationToken) {
+        stop.cancelled().await;
+    }
 
     /// Appends one event.
     ///

@@ -51,6 +51,21 @@ pub(crate) fn consumed(consumer: &str, done: usize, failed: usize, took: Duratio
     histogram!("skald_consumer_batch_seconds", "consumer" => name()).record(took.as_secs_f64());
 }
 
+/// A consumer passed over events that it had had before.
+#[cfg(feature = "database")]
+pub(crate) fn repeated(consumer: &str, events: usize) {
+    if events > 0 {
+        let consumer = consumer.to_owned();
+        counter!("skald_events_repeated_total", "consumer" => consumer).increment(events as u64);
+    }
+}
+
+/// Whether the log is not the one it was.
+#[cfg(feature = "database")]
+pub(crate) fn log_fault(is: bool) {
+    metrics::gauge!("skald_log_fault").set(f64::from(u8::from(is)));
+}
+
 /// Staged events were published.
 #[cfg(feature = "database")]
 pub(crate) fn relayed(events: usize) {

@@ -12,8 +12,10 @@ struct Migration {
 }
 
 /// In order; one that was released is never edited.
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "core", text: include_str!("../../migrations/0001_core.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "core", text: include_str!("../../migrations/0001_core.sql") },
+    Migration { version: 2, name: "nodes", text: include_str!("../../migrations/0002_nodes.sql") },
+];
 
 /// Applies what is missing, all in one transaction. Other processes that start meanwhile wait.
 pub(crate) async fn migrate(db: &Db) -> Result<(), DbError> {
@@ -65,11 +67,13 @@ async fn apply(tx: &mut Tx) -> Result<(), DbError> {
 }
 
 fn for_dialect(text: &str, dialect: Dialect) -> String {
-    let (identity, clustered) = match dialect {
-        Dialect::Sqlite => ("integer primary key autoincrement", "without rowid"),
-        Dialect::Postgres => ("bigint generated always as identity primary key", ""),
+    let (identity, clustered, appended) = match dialect {
+        Dialect::Sqlite => ("integer primary key autoincrement", "without rowid", ""),
+        Dialect::Postgres => ("bigint generated always as identity primary key", "", "using brin"),
     };
-    text.replace("{identity}", identity).replace("{clustered}", clustered)
+    text.replace("{identity}", identity)
+        .replace("{clustered}", clustered)
+        .replace("{appended}", appended)
 }
 
 /// FNV-1a of the text: tells an edited migration, guards against nobody.

@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use schemas::Event;
 use sqlx::Row;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::db::{built, sql};
-use crate::{Db, Log, PublishError, Tx, bulk, metrics, signals};
+use crate::failure::chain;
+use crate::node::{NodeId, RENEW};
+use crate::{Db, Log, PublishError, Tx, bulk, duty, metrics, signals};
 
 /// Events published in one round.
 const ROUND: i64 = 1_000;
@@ -34,24 +37,45 @@ pub(crate) async fn insert(tx: &mut Tx, events: &[String]) -> Result<(), sqlx::E
     Ok(())
 }
 
-/// Publishes what is staged until `stop`.
-pub async fn relay(db: Db, log: Arc<dyn Log>, stop: CancellationToken) {
-    let mut staged = db.signals().subscribe(signals::OUTBOX);
-    loop {
-        staged.borrow_and_update();
-        let wait = match relay_round(&db, log.as_ref()).await {
-            Ok(0) => LOOK,
-            Ok(_) => continue,
-            Err(error) => {
-                tracing::warn!(%error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "relaying staged events");
-                PAUSE
+/// Publishes what is staged, on the one node that has this duty: two would mix up the order.
+pub(crate) struct Relay {
+    pub(crate) db: Db,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) node: NodeId,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Relay {
+    pub(crate) async fn run(self) {
+        let mut staged = self.db.signals().subscribe(signals::OUTBOX);
+        let mut held: Option<Instant> = None;
+        loop {
+            staged.borrow_and_update();
+            let wait = match self.round(&mut held).await {
+                Ok(0) => LOOK,
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "relaying staged events");
+                    PAUSE
+                }
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = staged.changed() => {}
+                () = tokio::time::sleep(wait) => {}
             }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = staged.changed() => {}
-            () = tokio::time::sleep(wait) => {}
         }
+    }
+
+    async fn round(&self, held: &mut Option<Instant>) -> Result<usize, RelayError> {
+        if held.is_none_or(|at| at.elapsed() >= RENEW) {
+            let holds = duty::hold(&self.db, "relay", &self.node).await?;
+            *held = holds.then(Instant::now);
+        }
+        if held.is_none() {
+            return Ok(0);
+        }
+        relay_round(&self.db, self.log.as_ref()).await
     }
 }
 

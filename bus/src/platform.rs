@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::assignment::{self, NodeId, RENEW};
 use crate::failure::chain;
-use crate::handler::{Handler, Kind};
+use crate::handler::{Each, Handler, Kind};
 use crate::housekeeping::Housekeeping;
+use crate::ingest::Ingest;
 use crate::lineage::IndexLineage;
+use crate::node::{self, NodeId, RENEW};
 use crate::pull::Feeder;
 use crate::registry::{self, Registration, queue_name};
 use crate::replayer::Replayer;
@@ -32,13 +33,16 @@ pub struct Platform {
     pub handlers: Vec<Arc<dyn Handler>>,
     /// How long events are kept.
     pub retention: Vec<Retention>,
-    /// Whether no other process shares the database: what the one before held is free at once.
+    /// How long consumers know an event again on a log that may hold it twice.
+    pub inbox: Duration,
+    /// Whether no other process shares log and database: what the one before held is free at once.
     pub alone: bool,
 }
 
 /// A node that runs.
 pub struct Running {
     stop: CancellationToken,
+    db: Db,
     node: NodeId,
     tasks: JoinSet<()>,
 }
@@ -53,6 +57,9 @@ pub enum StartError {
     /// The cursors belong to another log.
     #[error(transparent)]
     Identity(#[from] LogIdentityError),
+    /// A consumer names no valid pattern.
+    #[error(transparent)]
+    Pattern(#[from] schemas::InvalidPattern),
     /// Two consumers have the same name.
     #[error("there are two consumers with the name `{0}`")]
     SameName(String),
@@ -66,6 +73,9 @@ impl Platform {
     pub async fn start(mut self) -> Result<Running, StartError> {
         identity::check(&self.db, self.log.as_ref()).await?;
         self.handlers.push(Arc::new(Whole::new(IndexLineage, Kind::Builtin)));
+        if self.log.is_shared() {
+            self.handlers.push(Arc::new(Each::new(Ingest, Kind::Builtin)?));
+        }
         for (index, handler) in self.handlers.iter().enumerate() {
             let name = &handler.spec().name;
             if self.handlers[..index].iter().any(|other| other.spec().name == *name) {
@@ -75,14 +85,21 @@ impl Platform {
         }
         let node = NodeId::new();
         if self.alone {
-            assignment::free_all(&self.db).await?;
+            node::free_all(&self.db).await?;
         }
-        assignment::heartbeat(&self.db, &node).await?;
+        node::join(&self.db, &node).await?;
 
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(beat(self.db.clone(), node.clone(), stop.clone()));
-        tasks.spawn(outbox::relay(self.db.clone(), Arc::clone(&self.log), stop.clone()));
+        tasks.spawn(node::beat(self.db.clone(), node.clone(), stop.clone()));
+        tasks.spawn(carry(self.db.clone(), Arc::clone(&self.log), stop.clone()));
+        let relay = outbox::Relay {
+            db: self.db.clone(),
+            log: Arc::clone(&self.log),
+            node: node.clone(),
+            stop: stop.clone(),
+        };
+        tasks.spawn(relay.run());
         let replayer = Replayer {
             db: self.db.clone(),
             log: Arc::clone(&self.log),
@@ -96,6 +113,7 @@ impl Platform {
             log: Arc::clone(&self.log),
             node: node.clone(),
             retention: self.retention.clone(),
+            inbox: self.inbox,
             stop: stop.clone(),
         };
         tasks.spawn(housekeeping.run());
@@ -108,8 +126,9 @@ impl Platform {
             running: HashMap::new(),
             tasks: JoinSet::new(),
         };
+        let db = supervisor.db.clone();
         tasks.spawn(supervisor.run());
-        Ok(Running { stop, node, tasks })
+        Ok(Running { stop, db, node, tasks })
     }
 }
 
@@ -120,26 +139,24 @@ impl Running {
         &self.node
     }
 
-    /// Asks all tasks to end, each at a point where nothing is left half done, and waits for them.
+    /// Asks all tasks to end, each at a point where nothing is left half done, and waits for them;
+    /// then gives up what this node had, so that others have it at once.
     pub async fn stop(mut self) {
         self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, ended).await.is_err() {
             tracing::warn!("some tasks did not end in time; what they began is taken again");
+            self.tasks.shutdown().await;
+        }
+        let left = tokio::time::timeout(GRACE, node::leave(&self.db, &self.node)).await;
+        if !matches!(left, Ok(Ok(()))) {
+            tracing::warn!("what this node had is taken over when its lease has ended");
         }
     }
 }
 
-async fn beat(db: Db, node: NodeId, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(RENEW) => {}
-        }
-        if let Err(error) = assignment::heartbeat(&db, &node).await {
-            tracing::warn!(error = %chain(&error), "noting that this node lives");
-        }
-    }
+async fn carry(db: Db, log: Arc<dyn Log>, stop: CancellationToken) {
+    log.carry(db.signals(), stop).await;
 }
 
 /// Which task: consumer, generation, and for registered ones the version they were built from.

@@ -8,11 +8,11 @@ use sqlx::Row;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::assignment::NodeId;
 use crate::coverage::Coverage;
 use crate::db::{built, sql};
 use crate::failure::chain;
 use crate::handler::Handler;
+use crate::node::NodeId;
 use crate::registry::{self, Registration};
 use crate::replay::{self, Choice, Mode, Replay, ReplayError};
 use crate::work::{self, NewWork, QueueId};

@@ -10,9 +10,9 @@ use std::time::Duration;
 use schemas::Event;
 use tokio_util::sync::CancellationToken;
 
-use crate::assignment::NodeId;
 use crate::failure::chain;
 use crate::handler::{Handled, Handler, Item};
+use crate::node::NodeId;
 use crate::registry::queue_name;
 use crate::work::{self, Claim, Claimed, LeaseToken, Outcome, Verdict, WorkId};
 use crate::{Db, Log, ReadError, Recorded, Seq, dead_letter, signals};

@@ -13,14 +13,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::assignment::{Assignment, LostPartition, NodeId, RENEW};
+use crate::assignment::{Assignment, LostPartition};
 use crate::failure::chain;
 use crate::handler::{Handled, Handler, Item};
+use crate::node::{NodeId, RENEW};
 use crate::partition::partition_of;
 use crate::policy::Next;
 use crate::registry::{self, Registration};
 use crate::work::{self, NewWork, QueueId};
-use crate::{Db, Log, Page, Read, ReadError, Recorded, Seq, coverage, metrics, signals, span};
+use crate::{
+    Db, Log, Page, Read, ReadError, Recorded, Seq, coverage, inbox, metrics, signals, span,
+};
 
 /// Events in one batch.
 const BATCH: usize = 2_048;
@@ -104,13 +107,12 @@ impl Runner {
                 return Ok(());
             }
             if at.renewed.elapsed() >= RENEW {
-                at = match self.position().await? {
-                    Some(fresh) => Position {
-                        read_through: at.read_through.max(fresh.assignment.lowest()),
-                        ..fresh
-                    },
-                    None => return Ok(()),
-                };
+                let Some(fresh) = self.position().await? else { return Ok(()) };
+                // Partitions that came from another node stand where it left them: what this one
+                // has read meanwhile is not behind them.
+                let kept = fresh.assignment.continues(&at.assignment);
+                let read_through = if kept { at.read_through } else { Seq::ZERO };
+                at = Position { read_through, ..fresh };
             }
             outcomes.borrow_and_update();
             let standing = at.config.paused || at.assignment.partitions.is_empty();
@@ -230,6 +232,13 @@ impl Runner {
         if !at.covered {
             coverage::note(&mut tx, &at.config, self.generation, &at.assignment).await?;
         }
+        let items = if self.log.is_shared() && !items.is_empty() {
+            let repeated = inbox::note(&mut tx, at.queue, &items).await?;
+            metrics::repeated(name, repeated.len());
+            items.into_iter().filter(|item| !repeated.contains(&item.recorded.seq)).collect()
+        } else {
+            items
+        };
         let ordered = at.config.policy.ordered && !self.handler.feeds();
         let (parked, now): (Vec<Item>, Vec<Item>) = if ordered {
             let keys: Vec<&str> =

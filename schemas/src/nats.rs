@@ -2,12 +2,16 @@
 
 use bytes::Bytes;
 
-use crate::{Data, Event, Faults, ParseError, header_value, media_type};
+use crate::{Data, Event, ExtensionValue, Faults, ParseError, header_value, media_type};
+
+/// Names the extensions that are no texts, as `name=boolean` or `name=integer` with commas between
+/// them: headers are text, and without it `7` would come back as `"7"`.
+const EXTENSION_TYPES: &str = "Skald-Extension-Types";
 
 /// The headers and the payload of an event in binary mode.
 ///
 /// All attributes are headers here, `ce-datacontenttype` included. It is left out only where the
-/// payload alone tells that it is JSON.
+/// payload alone tells that it is JSON. A header of our own tells which extensions are no texts.
 #[must_use]
 pub fn to_message(event: &Event) -> (Vec<(String, String)>, Bytes) {
     let mut headers = header_value::attributes(event);
@@ -18,7 +22,40 @@ pub fn to_message(event: &Event) -> (Vec<(String, String)>, Bytes) {
         (None, Data::Binary(_)) => Some("application/octet-stream"),
     };
     headers.extend(content_type.map(|value| header_value::header("datacontenttype", value)));
+    let types: Vec<String> = event
+        .extensions
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{}={}", name.as_str(), type_name(value)?)))
+        .collect();
+    if !types.is_empty() {
+        headers.push((EXTENSION_TYPES.to_owned(), types.join(",")));
+    }
     (headers, event.data.to_bytes())
+}
+
+fn type_name(value: &ExtensionValue) -> Option<&'static str> {
+    match value {
+        ExtensionValue::Boolean(_) => Some("boolean"),
+        ExtensionValue::Integer(_) => Some("integer"),
+        ExtensionValue::String(_) => None,
+    }
+}
+
+/// Gives the extensions that `types` names their types back. What does not fit stays text.
+fn restore_types(event: &mut Event, types: &str) {
+    for (name, wanted) in types.split(',').filter_map(|pair| pair.split_once('=')) {
+        let Some(text) = event.extensions.get(name).and_then(ExtensionValue::as_str) else {
+            continue;
+        };
+        let value = match wanted {
+            "boolean" => text.parse().ok().map(ExtensionValue::Boolean),
+            "integer" => text.parse().ok().map(ExtensionValue::Integer),
+            _ => None,
+        };
+        if let (Some(value), Ok(name)) = (value, name.parse()) {
+            event.extensions.insert(name, value);
+        }
+    }
 }
 
 /// Reads a message: as structured JSON when its `Content-Type` says so, in binary mode when it has
@@ -48,6 +85,10 @@ pub fn from_message<'a>(
     if find("ce-specversion").is_none() {
         return Ok(None);
     }
-    let headers = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
-    header_value::read(None, headers, payload).map(Some).map_err(ParseError::Invalid)
+    let attributes = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+    let mut event = header_value::read(None, attributes, payload).map_err(ParseError::Invalid)?;
+    if let Some(types) = find(EXTENSION_TYPES) {
+        restore_types(&mut event, types);
+    }
+    Ok(Some(event))
 }

@@ -44,13 +44,15 @@ pub(super) const COUNTS: [f64; 11] =
 pub(super) const OF_COUNTS: [&str; 1] = ["skald_log_commit_events"];
 
 /// Every family, in the order of the alphabet within each part.
-pub(super) const FAMILIES: [Family; 23] = [
+pub(super) const FAMILIES: [Family; 25] = [
     // The log and what reads it.
     counter("skald_dead_letters_total", "Events that became dead letters, by queue.", true),
     counter("skald_events_consumed_total", "Events that a consumer has done.", true),
     counter("skald_events_duplicate_total", "Published events that were there already.", false),
     counter("skald_events_failed_total", "Events that failed at a consumer's first try.", true),
     counter("skald_events_published_total", "Events recorded, duplicates not counted.", false),
+    counter("skald_events_repeated_total", "Events passed over that a consumer had had.", true),
+    gauge("skald_log_fault", "1 while the log is not the one it was; see /readyz.", false),
     counter("skald_log_missed_total", "Events pruned by size before a consumer had them.", false),
     counter("skald_log_pruned_total", "Events deleted from the log by retention.", false),
     counter("skald_outbox_relayed_total", "Staged events that were published.", false),

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::embedded::checkpoint::Checkpoints;
 use crate::embedded::names::Names;
-use crate::embedded::recent::Recent;
 use crate::metrics;
+use crate::recent::Recent;
 use crate::{Clock, Receipt, Recorded, Seq};
 
 /// Publish calls that may wait for the writer; further ones wait for a place.

@@ -56,15 +56,21 @@ pub async fn rescue(tx: &mut Tx) -> Result<Vec<Settled>, sqlx::Error> {
     Ok(settled)
 }
 
-/// Ends every lease held by a process (not by a program outside), so that [`rescue`] takes it back
-/// now. For a start that knows no other process is running.
+/// Ends every lease held by `owner`, or by any process (not by a program outside) where none is
+/// named, so that [`rescue`] takes it back now. For owners that are known to be gone.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn free_owned(tx: &mut Tx) -> Result<(), sqlx::Error> {
-    let leased = sql("update work set due_at_us = 0 where state = 'leased' and owner is not null
-         and queue in (select id from work_queue where next_expiry_us < $1)")
+pub async fn free_owned(tx: &mut Tx, owner: Option<&str>) -> Result<(), sqlx::Error> {
+    let whose = if owner.is_some() { "owner = $2" } else { "owner is not null" };
+    let mut leased = built(format!(
+        "update work set due_at_us = 0 where state = 'leased' and {whose}
+         and queue in (select id from work_queue where next_expiry_us < $1)"
+    ))
     .bind(NEVER_US);
+    if let Some(owner) = owner {
+        leased = leased.bind(owner.to_owned());
+    }
     if tx.execute(leased).await?.rows_affected() > 0 {
         tx.execute(
             sql("update work_queue set next_expiry_us = 0 where next_expiry_us < $1")

@@ -191,7 +191,7 @@ async fn a_paused_consumer_stands_still_and_misses_nothing() {
     assert_eq!(house.effects("k").await, [0, 1]);
 }
 
-async fn pause(house: &House, paused: bool) {
+pub(crate) async fn pause(house: &House, paused: bool) {
     let mut tx = house.db.begin().await.unwrap();
     let known = registry::find_in(&mut tx, "scripted").await.unwrap().unwrap();
     let wanted = bus::Registration { paused, ..known };
@@ -255,6 +255,7 @@ async fn a_log_that_was_replaced_is_noticed() {
         log: Arc::clone(&other.log),
         handlers: Vec::new(),
         retention: Vec::new(),
+        inbox: std::time::Duration::from_secs(3_600),
         alone: true,
     };
     let refused = platform.start().await.err().unwrap().to_string();

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{
-    Clock, Consumer, Db, Delivery, Each, EmbeddedLog, Failure, Handler, Kind, Log, Platform,
-    Policy, Receipt, Retention, Running, Seq, Span, registry, sql,
+    Clock, Consumer, Db, Delivery, Dialect, Each, EmbeddedLog, Failure, Handler, JetStreamLog,
+    JetStreamOptions, Kind, Log, Platform, Policy, Read, Receipt, Recorded, Retention, Running,
+    Seq, Span, registry, sql,
 };
-use schemas::{Event, EventId};
+use schemas::{Event, EventId, Patterns};
 use serde_json::json;
 use sqlx::{Connection as _, Row};
 use tempfile::TempDir;
@@ -18,51 +19,115 @@ pub(crate) struct House {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) db: Db,
     pub(crate) clock: Clock,
+    place: Place,
+}
+
+/// Where a house keeps its things: a folder, and on a broker an account.
+struct Place {
     folder: TempDir,
+    nats: Option<JetStreamOptions>,
 }
 
 impl House {
     pub(crate) async fn start() -> House {
-        House::in_folder(TempDir::new().unwrap()).await
+        House::at(Place { folder: TempDir::new().unwrap(), nats: broker().await }).await
     }
 
-    async fn in_folder(folder: TempDir) -> House {
+    async fn at(place: Place) -> House {
         let clock = Clock::system();
-        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(folder.path(), &clock).unwrap());
-        let db = Db::open(&database_url(&folder).await, clock.clone()).await.unwrap();
+        let log: Arc<dyn Log> = match &place.nats {
+            Some(options) => Arc::new(JetStreamLog::open(options).await.unwrap()),
+            None => Arc::new(EmbeddedLog::open(place.folder.path(), &clock).unwrap()),
+        };
+        let db = Db::open(&database_url(&place.folder).await, clock.clone()).await.unwrap();
         let mut tx = db.begin().await.unwrap();
-        let effects = sql("create table if not exists effect (key text, n bigint)");
+        let effects = match db.dialect() {
+            Dialect::Sqlite => sql(
+                "create table if not exists effect (id integer primary key, key text, n bigint)",
+            ),
+            Dialect::Postgres => sql(
+                "create table if not exists effect (id bigserial primary key, key text, n bigint)",
+            ),
+        };
         tx.execute(effects).await.unwrap();
         tx.commit().await.unwrap();
-        House { log, db, clock, folder }
+        House { log, db, clock, place }
     }
 
     /// Closes both and opens them again, as a restart does.
     pub(crate) async fn reopened(self) -> House {
-        let House { log, db, folder, .. } = self;
+        let House { log, db, place, .. } = self;
         db.close().await;
         drop(log);
-        House::in_folder(folder).await
+        House::at(place).await
     }
 
     pub(crate) async fn publish(&self, kind: &str, key: &str, n: i64) -> Receipt {
         self.log.publish(event(kind, key, n)).await.unwrap()
     }
 
+    /// How to reach the broker.
+    pub(crate) fn options(&self) -> JetStreamOptions {
+        let options = self.place.nats.clone();
+        options.expect("a broker: SKALD_TEST_NATS names it, as tests/run does")
+    }
+
+    /// A client of the broker that is no part of Skald.
+    pub(crate) async fn client(&self) -> async_nats::Client {
+        let options = self.options();
+        let (login, server) = options.url["nats://".len()..].split_once('@').unwrap();
+        let (user, password) = login.split_once(':').unwrap();
+        async_nats::ConnectOptions::with_user_and_password(user.into(), password.into())
+            .connect(server)
+            .await
+            .unwrap()
+    }
+
+    /// The nodes that have a partition of a consumer, and how many each.
+    pub(crate) async fn shares(&self, consumer: &str) -> Vec<i64> {
+        let query = sql("select count(*) from consumer_partition where consumer = $1
+             and node is not null group by node order by node")
+        .bind(consumer.to_owned());
+        self.db.fetch_all(query).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
+    /// All events in the log, in order.
+    pub(crate) async fn events(&self) -> Vec<Arc<Recorded>> {
+        let (mut events, mut after, last) = (Vec::new(), Seq::ZERO, self.head().await);
+        while after < last {
+            let page =
+                self.log.read(Read::after(after).types(Patterns::everything())).await.unwrap();
+            assert!(page.through > after, "a page must lead on");
+            events.extend(page.events);
+            after = page.through;
+        }
+        events
+    }
+
     /// Runs these consumers until the answer is stopped.
     pub(crate) async fn run(&self, handlers: Vec<Arc<dyn Handler>>) -> Running {
+        self.node(handlers, true).await
+    }
+
+    /// Runs these consumers on one node of several.
+    pub(crate) async fn run_beside(&self, handlers: Vec<Arc<dyn Handler>>) -> Running {
+        self.node(handlers, false).await
+    }
+
+    async fn node(&self, handlers: Vec<Arc<dyn Handler>>, alone: bool) -> Running {
         let platform = Platform {
             db: self.db.clone(),
             log: Arc::clone(&self.log),
             handlers,
             retention: Vec::<Retention>::new(),
-            alone: true,
+            inbox: Duration::from_secs(3_600),
+            alone,
         };
         platform.start().await.unwrap()
     }
 
     pub(crate) async fn head(&self) -> Seq {
-        *self.log.head().borrow()
+        self.log.state().await.unwrap().last
     }
 
     /// Waits until a consumer has read the whole log and has nothing left to try.
@@ -84,7 +149,7 @@ impl House {
 
     /// The numbers that consumers have written, in the order of writing.
     pub(crate) async fn effects(&self, key: &str) -> Vec<i64> {
-        let query = sql("select n from effect where key = $1").bind(key.to_owned());
+        let query = sql("select n from effect where key = $1 order by id").bind(key.to_owned());
         self.db.fetch_all(query).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 
@@ -100,6 +165,32 @@ impl House {
         let which = bus::dead_letter::Selection::default();
         bus::dead_letter::list(&self.db, queue.unwrap().unwrap(), &which, None, 500).await.unwrap()
     }
+}
+
+/// An account of its own on the broker that `SKALD_TEST_NATS` names as `HOST:PORT`, if it names one,
+/// with streams of `SKALD_TEST_NATS_REPLICAS` copies. The account `counter` there tells which ones
+/// have been taken.
+async fn broker() -> Option<JetStreamOptions> {
+    let server = std::env::var("SKALD_TEST_NATS").ok()?;
+    let login =
+        async_nats::ConnectOptions::with_user_and_password("counter".into(), "counter".into());
+    let client = login.connect(server.as_str()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let counter = async_nats::jetstream::stream::Config {
+        name: "COUNTER".to_owned(),
+        subjects: vec!["count".to_owned()],
+        max_messages: 1,
+        ..Default::default()
+    };
+    context.get_or_create_stream(counter).await.unwrap();
+    let taken = context.publish("count", "".into()).await.unwrap().await.unwrap().sequence;
+    let replicas = std::env::var("SKALD_TEST_NATS_REPLICAS");
+    Some(JetStreamOptions {
+        url: format!("nats://t{taken}:t{taken}@{server}"),
+        stream: "EVENTS".to_owned(),
+        replicas: replicas.map_or(1, |replicas| replicas.parse().unwrap()),
+        ..JetStreamOptions::default()
+    })
 }
 
 /// A database of its own: on the server that `SKALD_TEST_POSTGRES` names (`postgres://…` without a

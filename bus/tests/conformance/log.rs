@@ -18,11 +18,10 @@ async fn events_are_read_in_the_order_of_their_receipts() {
     let house = House::start().await;
     let events = (0..500).map(|n| event("a.b", "k", n)).collect();
     let receipts = house.log.publish_all(events).await.unwrap();
-    let page = house.log.read(Read::after(Seq::ZERO)).await.unwrap();
-    let read: Vec<_> = page.events.iter().map(|e| (e.seq, e.event.id.clone())).collect();
+    let events = house.events().await;
+    let read: Vec<_> = events.iter().map(|e| (e.seq, e.event.id.clone())).collect();
     let told: Vec<_> = receipts.iter().map(|r| (r.seq, r.id.clone())).collect();
-    assert_eq!(read, told);
-    assert_eq!(page.through, receipts[499].seq);
+    assert!(read == told, "{} of {} in their order", read.len(), told.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,8 +49,7 @@ async fn what_was_accepted_is_there_after_a_restart_as_it_was() {
     let before = house.log.state().await.unwrap();
     let house = house.reopened().await;
     assert_eq!(house.log.state().await.unwrap(), before);
-    let page = house.log.read(Read::after(Seq::ZERO)).await.unwrap();
-    let read: Vec<_> = page.events.iter().map(|recorded| recorded.event.clone()).collect();
+    let read: Vec<_> = house.events().await.iter().map(|e| e.event.clone()).collect();
     assert_eq!(read, published);
     assert_eq!(house.publish("a", "k", 99).await.seq, before.last.next());
 }
@@ -88,8 +86,8 @@ async fn reading_by_type_finds_the_same_from_memory_and_from_the_file() {
     let read = |log: Arc<dyn Log>, pattern: &'static str| async move {
         let mut seqs = Vec::new();
         let mut after = Seq::ZERO;
-        let head = *log.head().borrow();
-        while after < head {
+        let last = log.state().await.unwrap().last;
+        while after < last {
             let page = log.read(Read::after(after).types(types(pattern)).limit(7)).await.unwrap();
             assert!(page.through > after && page.events.len() <= 7);
             seqs.extend(page.events.iter().map(|event| event.seq));
@@ -159,6 +157,28 @@ fn rule(pattern: &str, max_age: Option<u64>, max_bytes: Option<u64>) -> Retentio
     Retention { types: pattern.parse().unwrap(), max_age, max_bytes }
 }
 
+/// Prunes until `events` are gone: on a cluster, servers that lag may not know the last ones yet.
+async fn pruned_all(
+    house: &House,
+    rules: &[Retention],
+    consumed: Seq,
+    now: Timestamp,
+    events: u64,
+) -> bus::Pruned {
+    let mut all = bus::Pruned::default();
+    for _ in 0..100 {
+        let pruned = house.log.prune(rules, consumed, now).await.unwrap();
+        all.events += pruned.events;
+        all.held_back = pruned.held_back;
+        all.missed_through = all.missed_through.max(pruned.missed_through);
+        if all.events >= events {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    all
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn age_waits_for_consumers_and_size_does_not() {
     let house = House::start().await;
@@ -169,13 +189,14 @@ async fn age_waits_for_consumers_and_size_does_not() {
     let by_age = [rule("old.>", Some(3_600), None)];
     let pruned = house.log.prune(&by_age, Seq::ZERO, later).await.unwrap();
     assert_eq!((pruned.events, pruned.held_back), (0, 50));
-    let pruned = house.log.prune(&by_age, house.head().await, later).await.unwrap();
+    let pruned = pruned_all(&house, &by_age, house.head().await, later, 50).await;
     assert_eq!((pruned.events, pruned.held_back), (50, 0));
     assert_eq!(house.log.count(Seq::ZERO, Seq::MAX, &types("old.>")).await.unwrap(), 0);
     assert_eq!(house.log.count(Seq::ZERO, Seq::MAX, &types("kept")).await.unwrap(), 50);
     assert_eq!(house.log.pruned_through().await.unwrap().len(), 1);
 
-    let pruned = house.log.prune(&[rule("kept", None, Some(0))], Seq::ZERO, later).await.unwrap();
+    let by_size = [rule("kept", None, Some(0))];
+    let pruned = pruned_all(&house, &by_size, Seq::ZERO, later, 50).await;
     assert_eq!((pruned.events, pruned.missed_through), (50, Some(Seq::new(100))));
 }
 
@@ -186,7 +207,7 @@ async fn numbers_are_never_used_twice() {
         house.publish("a", "k", n).await;
     }
     let all = [rule(">", None, Some(0))];
-    house.log.prune(&all, Seq::ZERO, house.clock.now()).await.unwrap();
+    pruned_all(&house, &all, Seq::ZERO, house.clock.now(), 10).await;
     let house = house.reopened().await;
     assert_eq!(house.log.state().await.unwrap().first, Seq::new(11));
     assert_eq!(house.publish("a", "k", 11).await.seq, Seq::new(11));

@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod broker;
 mod consumers;
 mod house;
 mod log;
+mod nodes;
 mod outbox;
 mod replay;
 mod work;

@@ -229,7 +229,7 @@ async fn leases_of_the_process_before_are_free_at_once_and_those_given_away_are_
     let owned = work::claim(&house.db, &claim).await.unwrap();
     let given = self::claim(&house, 1).await;
     let mut tx = house.db.begin().await.unwrap();
-    work::free_owned(&mut tx).await.unwrap();
+    work::free_owned(&mut tx, None).await.unwrap();
     let rescued = work::rescue(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(rescued.iter().map(|row| row.id).collect::<Vec<_>>(), [owned[0].id]);

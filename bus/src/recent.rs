@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
+use schemas::Patterns;
+
 use crate::{Page, Read, Recorded, Seq};
 
 /// Events kept: what a consumer may fall behind before it reads the file.
@@ -11,7 +13,7 @@ const EVENTS_MAX: usize = 8_192;
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Default)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     window: RwLock<Window>,
 }
 
@@ -24,7 +26,7 @@ struct Window {
 
 impl Recent {
     /// Adds what was just committed.
-    pub(super) fn extend(&self, events: Vec<(Arc<Recorded>, usize)>) {
+    pub(crate) fn extend(&self, events: Vec<(Arc<Recorded>, usize)>) {
         let mut window = self.window.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         for (event, bytes) in events {
             window.bytes += bytes;
@@ -37,13 +39,13 @@ impl Recent {
     }
 
     /// Drops everything: after events were deleted from the file.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut window = self.window.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         *window = Window::default();
     }
 
     /// The page asked for, if it starts within the window.
-    pub(super) fn read(&self, read: &Read) -> Option<Page> {
+    pub(crate) fn read(&self, read: &Read) -> Option<Page> {
         let window = self.window();
         let first = window.events.front()?.0.seq;
         if read.after.next() < first {
@@ -63,8 +65,46 @@ impl Recent {
         Some(page)
     }
 
+    /// The newest of the events asked for, newest first, and down to where they were looked for;
+    /// `None` when they end before the window begins.
+    pub(crate) fn read_back(&self, read: &Read) -> Option<Page> {
+        let window = self.window();
+        let first = window.events.front()?.0.seq;
+        if read.until < first {
+            return None;
+        }
+        let mut page = Page { events: Vec::new(), through: read.until };
+        for (event, _) in window.events.iter().rev() {
+            if event.seq > read.until {
+                continue;
+            }
+            if event.seq <= read.after || page.events.len() == read.events_max {
+                return Some(page);
+            }
+            page.through = event.seq;
+            if read.types.matches(&event.event.kind) {
+                page.events.push(Arc::clone(event));
+            }
+        }
+        Some(page)
+    }
+
+    /// How many events of `types` stand in the window after `after` and not after `until`, if the
+    /// window reaches back that far.
+    pub(crate) fn count(&self, after: Seq, until: Seq, types: &Patterns) -> Option<u64> {
+        let window = self.window();
+        if after.next() < window.events.front()?.0.seq {
+            return None;
+        }
+        let start = window.events.partition_point(|(event, _)| event.seq <= after);
+        let meant = |(event, _): &&(Arc<Recorded>, usize)| {
+            event.seq <= until && types.matches(&event.event.kind)
+        };
+        Some(window.events.range(start..).filter(meant).count() as u64)
+    }
+
     /// The events at `seqs`, if all lie within the window.
-    pub(super) fn get(&self, seqs: &[Seq]) -> Option<Vec<Arc<Recorded>>> {
+    pub(crate) fn get(&self, seqs: &[Seq]) -> Option<Vec<Arc<Recorded>>> {
         let window = self.window();
         let find = |seq: &Seq| {
             let at = window.events.binary_search_by_key(seq, |(event, _)| event.seq).ok()?;

@@ -1,0 +1,356 @@
+//! Reading what is not in memory any more.
+//!
+//! Stretches are read with short-lived pull consumers, which the server filters by subject; the last
+//! ones are kept, so that reading on costs one request. A consumer may live on a server that lags
+//! behind the others: that it has nothing more is believed only when the stream's leader says the
+//! same, otherwise a cursor could pass over events.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use futures::{StreamExt as _, TryStreamExt as _};
+use schemas::{Patterns, Timestamp};
+use tokio::time::Instant;
+
+use super::message::{recorded, taken_at};
+use super::publish::seq;
+use super::subjects;
+use crate::log::BoxError;
+use crate::{Page, Read, ReadError, Recorded, Seq};
+
+/// Consumers kept for reading on.
+const KEPT_MAX: usize = 16;
+/// After this time without a request a server drops a consumer.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long one request may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a page may take whose consumer's server lags behind the leader.
+const PATIENCE_LAG: Duration = Duration::from_secs(10);
+/// Bytes in one page, so that large events do not fill the memory: 16 MiB.
+const PAGE_BYTES: usize = 16 * 1024 * 1024;
+/// Single messages fetched at once.
+const GETS: usize = 64;
+
+type Pull = Consumer<pull::Config>;
+
+/// Reads the stream.
+pub(super) struct Scanner {
+    pub(super) stream: Stream<()>,
+    kept: Mutex<Vec<Kept>>,
+}
+
+/// A consumer that stands after `after`; dropped here, it is deleted on the server.
+struct Kept {
+    stream: Stream<()>,
+    subjects: Vec<String>,
+    after: Seq,
+    consumer: Pull,
+    delivered: u64,
+    used: Instant,
+}
+
+/// A consumer of `subjects` from `from` on that keeps no state worth keeping.
+pub(super) async fn consumer(
+    stream: &Stream<()>,
+    from: Seq,
+    subjects: Vec<String>,
+) -> Result<Pull, BoxError> {
+    let start_sequence = u64::try_from(from.get()).unwrap_or(1).max(1);
+    let config = pull::Config {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+        ack_policy: AckPolicy::None,
+        filter_subjects: subjects,
+        inactive_threshold: IDLE,
+        memory_storage: true,
+        num_replicas: 1,
+        ..pull::Config::default()
+    };
+    Ok(stream.create_consumer(config).await?)
+}
+
+fn failed(error: impl Into<BoxError>) -> ReadError {
+    ReadError::Read(error.into())
+}
+
+impl Scanner {
+    pub(super) fn new(stream: Stream<()>) -> Scanner {
+        Scanner { stream, kept: Mutex::default() }
+    }
+
+    /// Reads oldest first what stands after `read.after`, up to `until`, which the stream has.
+    pub(super) async fn forward(&self, read: &Read, until: Seq) -> Result<Page, ReadError> {
+        let subjects = subjects::of(&read.types);
+        let deadline = Instant::now() + PATIENCE_LAG;
+        loop {
+            let mut kept = match self.take(&subjects, read.after) {
+                Some(kept) => kept,
+                None => self.make(subjects.clone(), read.after).await?,
+            };
+            let fetched = kept.fetch(read.events_max).await;
+            let (events, full) = match fetched {
+                Ok(fetched) => fetched,
+                // It may have been dropped by the server: the next one is new.
+                Err(error) if Instant::now() < deadline => {
+                    tracing::debug!(%error, "reading the log again");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Err(error) => return Err(failed(error)),
+            };
+            let last = events.last().map_or(read.after, |event| event.seq);
+            let through = if full { last } else { self.nothing_before(&subjects, last).await? };
+            let through = through.min(until.max(last));
+            if through == read.after && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+            if through == last {
+                self.keep(kept);
+            }
+            let mut page = Page { events, through: through.min(read.until) };
+            page.events
+                .retain(|event| event.seq <= read.until && read.types.matches(&event.event.kind));
+            return Ok(page);
+        }
+    }
+
+    /// Up to where there is no message of `subjects` after `after`, as the stream's leader knows it.
+    async fn nothing_before(&self, subjects: &[String], after: Seq) -> Result<Seq, ReadError> {
+        let next = subjects.iter().map(|subject| self.next(subject, after.next()));
+        let next = futures::future::try_join_all(next).await?;
+        let first = next.into_iter().flatten().map(|found| found.seq).min();
+        Ok(first.map_or(Seq::MAX, Seq::previous))
+    }
+
+    /// The first event of `subject` at or after `from`, from the stream's leader.
+    async fn next(&self, subject: &str, from: Seq) -> Result<Option<Recorded>, ReadError> {
+        let from = u64::try_from(from.get()).unwrap_or(1).max(1);
+        let message = self.stream.raw_message_builder().sequence(from).next_by_subject(subject);
+        match message.send().await {
+            Ok(message) => Ok(Some(from_stream(&message))),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Reads newest first, from `until` down. Windows grow while they hold little, and shrink while
+    /// they hold too much.
+    pub(super) async fn back(
+        &self,
+        read: &Read,
+        until: Seq,
+        mut page: Page,
+    ) -> Result<Page, ReadError> {
+        let mut size = i64::try_from(read.events_max).unwrap_or(i64::MAX).max(64);
+        let mut high = until;
+        while page.events.len() < read.events_max && high > read.after {
+            let low = Seq::new(high.get().saturating_sub(size)).max(read.after);
+            let wanted = (read.events_max - page.events.len()) as u64;
+            let count = self.count(low, high, &read.types).await?;
+            if count > wanted.saturating_mul(4) && size > 64 {
+                size /= 4;
+                continue;
+            }
+            let mut found = Vec::new();
+            let mut after = low;
+            while after < high {
+                let part = Read { after, until: high, events_max: 1_000, ..read.clone() };
+                let part = self.forward(&part, high).await?;
+                found.extend(part.events);
+                after = part.through;
+            }
+            high = low;
+            page.through = low.next();
+            for event in found.into_iter().rev() {
+                page.through = event.seq;
+                page.events.push(event);
+                if page.events.len() == read.events_max {
+                    return Ok(page);
+                }
+            }
+            page.through = low.next();
+            size = size.saturating_mul(8);
+        }
+        Ok(page)
+    }
+
+    /// How many messages of `types` stand after `after` and not after `until`.
+    pub(super) async fn count(
+        &self,
+        after: Seq,
+        until: Seq,
+        types: &Patterns,
+    ) -> Result<u64, ReadError> {
+        let Some(subjects) = subjects::of_events(types) else {
+            return self.count_by_reading(after, until, types).await;
+        };
+        let not_meant = subjects::not_meant(&subjects, types);
+        let mut total = self.between(after, until, subjects).await?;
+        if !not_meant.is_empty() {
+            total = total.saturating_sub(self.between(after, until, not_meant).await?);
+        }
+        Ok(total)
+    }
+
+    async fn count_by_reading(
+        &self,
+        mut after: Seq,
+        until: Seq,
+        types: &Patterns,
+    ) -> Result<u64, ReadError> {
+        let mut total = 0;
+        while after < until {
+            let read = Read::after(after).until(until).types(types.clone());
+            let page = self.forward(&read, until).await?;
+            total += page.events.len() as u64;
+            after = page.through;
+        }
+        Ok(total)
+    }
+
+    async fn between(
+        &self,
+        after: Seq,
+        until: Seq,
+        subjects: Vec<String>,
+    ) -> Result<u64, ReadError> {
+        let (from_after, from_until) = futures::try_join!(
+            self.pending(after, subjects.clone()),
+            self.pending(until, subjects)
+        )?;
+        Ok(from_after.saturating_sub(from_until))
+    }
+
+    /// How many messages of `subjects` stand after `after`.
+    async fn pending(&self, after: Seq, subjects: Vec<String>) -> Result<u64, ReadError> {
+        if after == Seq::MAX {
+            return Ok(0);
+        }
+        let consumer = consumer(&self.stream, after.next(), subjects).await.map_err(failed)?;
+        let pending = consumer.cached_info().num_pending;
+        delete(&self.stream, &consumer);
+        Ok(pending)
+    }
+
+    /// The position of the last event recorded before `at`, of those up to `last`.
+    pub(super) async fn position_at(&self, at: Timestamp, last: Seq) -> Result<Seq, ReadError> {
+        // Times grow with positions: after `low` all is unknown, from `high` on nothing is earlier.
+        let (mut low, mut high) = (Seq::ZERO, last.next());
+        while low.next() < high {
+            let middle = Seq::new(i64::midpoint(low.get(), high.get()));
+            match self.next(subjects::ALL, middle).await? {
+                Some(found) if found.seq < high && found.recorded_at < at => low = found.seq,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    /// Single events, those that are there.
+    pub(super) async fn get(&self, seqs: Vec<Seq>) -> Result<Vec<Arc<Recorded>>, ReadError> {
+        let all = futures::stream::iter(seqs).map(|seq| self.one(seq)).buffered(GETS);
+        let found: Vec<Option<Arc<Recorded>>> = all.try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn one(&self, wanted: Seq) -> Result<Option<Arc<Recorded>>, ReadError> {
+        let sequence = u64::try_from(wanted.get()).unwrap_or(0);
+        if sequence == 0 {
+            return Ok(None);
+        }
+        // Any replica may answer this one, and may not have the newest.
+        if let Ok(message) = self.stream.direct_get(sequence).await {
+            return Ok(Some(Arc::new(from_stream(&message))));
+        }
+        match self.stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(Arc::new(from_stream(&message)))),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn take(&self, subjects: &[String], after: Seq) -> Option<Kept> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|kept| kept.used.elapsed() < IDLE / 2);
+        let at = kept.iter().position(|kept| kept.after == after && kept.subjects == subjects)?;
+        Some(kept.swap_remove(at))
+    }
+
+    async fn make(&self, subjects: Vec<String>, after: Seq) -> Result<Kept, ReadError> {
+        let consumer =
+            consumer(&self.stream, after.next(), subjects.clone()).await.map_err(failed)?;
+        let (stream, used) = (self.stream.clone(), Instant::now());
+        Ok(Kept { stream, subjects, after, consumer, delivered: 0, used })
+    }
+
+    fn keep(&self, kept: Kept) {
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == KEPT_MAX
+            && let Some(oldest) = (0..all.len()).min_by_key(|&index| all[index].used)
+        {
+            all.swap_remove(oldest);
+        }
+        all.push(kept);
+    }
+}
+
+impl Kept {
+    /// The next messages, and whether there were as many as asked for.
+    async fn fetch(&mut self, most: usize) -> Result<(Vec<Arc<Recorded>>, bool), BoxError> {
+        let fetch = self.consumer.fetch().max_messages(most).max_bytes(PAGE_BYTES);
+        let mut messages = tokio::time::timeout(PATIENCE, fetch.messages()).await??;
+        let mut events = Vec::new();
+        let mut delivered = 0;
+        while let Some(message) = tokio::time::timeout(PATIENCE, messages.next()).await? {
+            let message = message?;
+            let info = message.info()?;
+            if info.consumer_sequence != self.delivered + 1 {
+                return Err("a message is missing".into());
+            }
+            self.delivered = info.consumer_sequence;
+            delivered += 1;
+            let at = seq(info.stream_sequence);
+            if at <= self.after {
+                continue; // Made on a server that lagged, it begins before where it was told to.
+            }
+            self.after = at;
+            let taken = taken_at(info.published.unix_timestamp_nanos());
+            let message = message.message;
+            events.push(Arc::new(recorded(
+                at,
+                taken,
+                &message.subject,
+                message.headers.as_ref(),
+                &message.payload,
+            )));
+        }
+        self.used = Instant::now();
+        Ok((events, delivered == most))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        delete(&self.stream, &self.consumer);
+    }
+}
+
+/// Deletes a consumer without waiting for it; a server does the same when nobody asks for a while.
+fn delete(stream: &Stream<()>, consumer: &Pull) {
+    let (stream, name) = (stream.clone(), consumer.cached_info().name.clone());
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move { stream.delete_consumer(&name).await });
+    }
+}
+
+fn from_stream(message: &async_nats::jetstream::message::StreamMessage) -> Recorded {
+    recorded(
+        seq(message.sequence),
+        taken_at(message.time.unix_timestamp_nanos()),
+        &message.subject,
+        Some(&message.headers),
+        &message.payload,
+    )
+}

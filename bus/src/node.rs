@@ -1,0 +1,118 @@
+//! The processes that share a database: who is there, and what happens to what one leaves behind.
+//!
+//! A node shows every two seconds that it lives. One that has not for a while is gone: another frees
+//! its partitions, duties and leases, and all look for their share again. Should it only have been
+//! paused, it writes nothing of what it had under way: each batch names its fences, each outcome its
+//! lease.
+
+use std::time::Duration;
+
+use schemas::Timestamp;
+use sqlx::Row;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::db::sql;
+use crate::failure::chain;
+use crate::{Db, Span, signals, work};
+
+/// How long a node keeps what it has without a sign of life.
+pub(crate) const LEASE: Duration = Duration::from_secs(8);
+/// How often it shows that it lives, and renews what it has.
+pub(crate) const RENEW: Duration = Duration::from_secs(2);
+
+/// One process that shares the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeId(pub(crate) String);
+
+impl NodeId {
+    /// A new process.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> NodeId {
+        NodeId(uuid::Uuid::now_v7().simple().to_string())
+    }
+
+    /// As it stands in the database.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Comes in: from now on others leave this node a share.
+pub(crate) async fn join(db: &Db, node: &NodeId) -> Result<(), sqlx::Error> {
+    let newest = db.fetch_optional(sql("select max(seen_at_us) from node")).await?;
+    if let Some(seen) = newest.and_then(|row| row.get::<Option<i64>, _>(0)) {
+        db.clock().not_before(Timestamp::from_micros(seen));
+    }
+    show(db, node, false).await?;
+    db.signals().notify(signals::CONFIG);
+    Ok(())
+}
+
+/// Shows that this node lives until `stop`, and frees what nodes that are gone have left behind.
+pub(crate) async fn beat(db: Db, node: NodeId, stop: CancellationToken) {
+    let mut shown = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RENEW) => {}
+        }
+        // Who has not been able to write could others not either: they are not gone for that.
+        let judges = shown.elapsed() < LEASE;
+        match show(&db, &node, judges).await {
+            Ok(()) => shown = Instant::now(),
+            Err(error) => tracing::warn!(error = %chain(&error), "noting that this node lives"),
+        }
+    }
+}
+
+/// Notes that this node lives; one that `judges` also ends those that no longer do.
+async fn show(db: &Db, node: &NodeId, judges: bool) -> Result<(), sqlx::Error> {
+    db.follow_clock().await?;
+    let mut tx = db.begin().await?;
+    let now_us = tx.clock().now().as_micros();
+    let query = sql("insert into node (id, started_at_us, seen_at_us) values ($1, $2, $2)
+         on conflict (id) do update set seen_at_us = excluded.seen_at_us");
+    tx.execute(query.bind(node.0.clone()).bind(now_us)).await?;
+    if judges {
+        let gone = now_us - Span(LEASE).micros();
+        let query = sql("delete from node where seen_at_us < $1 returning id").bind(gone);
+        for row in tx.fetch_all(query).await? {
+            let id: String = row.get(0);
+            tracing::warn!(node = id, "a node is gone, its work is taken over");
+            free(&mut tx, &id).await?;
+            tx.wake(signals::CONFIG);
+            tx.wake(signals::WORK);
+        }
+    }
+    tx.commit().await
+}
+
+/// Goes, and leaves nothing behind that others would wait for.
+pub(crate) async fn leave(db: &Db, node: &NodeId) -> Result<(), sqlx::Error> {
+    let mut tx = db.begin().await?;
+    tx.execute(sql("delete from node where id = $1").bind(node.0.clone())).await?;
+    free(&mut tx, &node.0).await?;
+    tx.wake(signals::CONFIG);
+    tx.commit().await
+}
+
+async fn free(tx: &mut crate::Tx, node: &str) -> Result<(), sqlx::Error> {
+    let partitions = sql("update consumer_partition set node = null where node = $1");
+    tx.execute(partitions.bind(node.to_owned())).await?;
+    tx.execute(sql("delete from duty where node = $1").bind(node.to_owned())).await?;
+    work::free_owned(tx, Some(node)).await
+}
+
+/// Takes back all partitions, duties and leases that processes held. For a start that knows that no
+/// other process is running on this database.
+pub(crate) async fn free_all(db: &Db) -> Result<(), sqlx::Error> {
+    let mut tx = db.begin().await?;
+    tx.execute(sql("delete from node")).await?;
+    tx.execute(sql("delete from duty")).await?;
+    tx.execute(sql("update consumer_partition set node = null where node is not null")).await?;
+    work::free_owned(&mut tx, None).await?;
+    tx.commit().await
+}
