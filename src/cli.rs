@@ -19,6 +19,7 @@ mod database;
 mod dead_letters;
 mod events;
 mod keys;
+mod log;
 mod migrate;
 mod moment;
 mod output;
@@ -71,6 +72,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Create, list and revoke keys, in the database itself.
     Keys(keys::KeysArgs),
+    /// Take on a log that is not the one that the database knows.
+    Log(log::LogArgs),
     /// Bring the database to this version.
     Migrate(database::DatabaseArgs),
     /// Print the settings in effect and where each came from.
@@ -115,6 +118,7 @@ async fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::DeadLetters(args) => dead_letters::run(args, &output).await,
         Command::Replay(args) => replay::run(args, &output).await,
         Command::Keys(args) => keys::run(args, flags, &output).await,
+        Command::Log(args) => log::run(args, flags, &output).await,
         Command::Migrate(args) => migrate::run(args, flags, &output).await,
         Command::Config => settings::run(&load(&flags)?, &output),
         Command::Bench(args) => Ok(crate::bench::run(args).await?),

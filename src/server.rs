@@ -1,5 +1,6 @@
 //! Starts and stops a node: opens log and database, runs the consumers, answers HTTP.
 
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +8,8 @@ use std::time::Duration;
 
 use bus::seal::KEY_BYTES;
 use bus::{
-    BatchConsumer as _, Clock, Db, DbError, EmbeddedLog, Handler, Kind, Log, Platform, Seal, Whole,
+    BatchConsumer as _, Clock, Db, DbError, Dialect, EmbeddedLog, Handler, JetStreamLog,
+    JetStreamOptions, Kind, Log, Platform, Seal, Whole,
 };
 use consumers::analytics::CountEvents;
 use consumers::push::PushWorker;
@@ -43,9 +45,15 @@ pub enum ServeError {
     /// The log.
     #[error(transparent)]
     Log(#[from] bus::embedded::OpenError),
-    /// A log that this build cannot open.
-    #[error("log.url: `{0}` is not served by this version; use `embedded:DIR`")]
-    LogUrl(String),
+    /// The log on a broker.
+    #[error(transparent)]
+    Broker(#[from] bus::jetstream::ConnectError),
+    /// Another process has the database's file.
+    #[error("the database {} is in use by another skald process", .0.display())]
+    InUse(PathBuf),
+    /// The lock beside the database's file.
+    #[error("the database's folder cannot be used: {}", .0.display())]
+    Folder(PathBuf, #[source] std::io::Error),
     /// The database.
     #[error("the database cannot be opened")]
     Database(#[from] DbError),
@@ -108,6 +116,7 @@ pub struct Node {
     http: tokio::task::JoinHandle<std::io::Result<()>>,
     stop: CancellationToken,
     stop_push: CancellationToken,
+    _lock: Option<File>,
 }
 
 impl Node {
@@ -122,7 +131,8 @@ impl Node {
     ) -> Result<Node, ServeError> {
         egress::install_crypto_provider();
         let clock = Clock::system();
-        let log = open_log(&settings, &clock)?;
+        let lock = lock_database(&settings)?;
+        let log = open_log(&settings, &clock).await?;
         let db = open_database(&settings, clock).await?;
         let keys = KeyRing::new(db.clone(), settings.security.admin_key.as_deref());
         let listener = listen(&settings, profile, &keys).await?;
@@ -145,8 +155,9 @@ impl Node {
             log: Arc::clone(&log),
             handlers,
             retention: settings.log.retention_rules(),
-            // The lock on the log's folder was taken: this is the only process.
-            alone: true,
+            inbox: settings.log.inbox.0,
+            // A log in a folder and a database in a file are locked: this is the only process.
+            alone: !(log.is_shared() && db.dialect() == Dialect::Postgres),
         };
         let platform = platform.start().await?;
         let stop_push = CancellationToken::new();
@@ -178,7 +189,7 @@ impl Node {
         let http = tokio::spawn(async move {
             axum::serve(listener, router).with_graceful_shutdown(ended).await
         });
-        Ok(Node { address, db, log, platform, push, http, stop, stop_push })
+        Ok(Node { address, db, log, platform, push, http, stop, stop_push, _lock: lock })
     }
 
     /// Where it listens.
@@ -263,12 +274,42 @@ fn seal(settings: &Settings, profile: Profile) -> Result<Option<Seal>, ServeErro
 /// Opens the log that `log.url` names.
 ///
 /// # Errors
-/// [`ServeError::Log`] and [`ServeError::LogUrl`].
-pub fn open_log(settings: &Settings, clock: &Clock) -> Result<Arc<dyn Log>, ServeError> {
-    match settings.log.url.strip_prefix("embedded:") {
-        Some(folder) => Ok(Arc::new(EmbeddedLog::open(Path::new(folder), clock)?)),
-        None => Err(ServeError::LogUrl(settings.log.url.clone())),
+/// [`ServeError::Log`] and [`ServeError::Broker`].
+pub async fn open_log(settings: &Settings, clock: &Clock) -> Result<Arc<dyn Log>, ServeError> {
+    let log = &settings.log;
+    if let Some(folder) = log.url.strip_prefix("embedded:") {
+        return Ok(Arc::new(EmbeddedLog::open(Path::new(folder), clock)?));
     }
+    let options = JetStreamOptions {
+        url: log.url.clone(),
+        stream: log.stream.clone(),
+        replicas: log.replicas,
+        credentials: log.credentials.clone(),
+        nkey: log.nkey.clone(),
+        token: log.token.clone(),
+        tls_ca: log.tls.ca.clone(),
+        tls_client: log.tls.certificate.clone().zip(log.tls.key.clone()),
+    };
+    Ok(Arc::new(JetStreamLog::open(&options).await?))
+}
+
+/// Keeps a second process off a database that is a file: its log may be one that many may use.
+fn lock_database(settings: &Settings) -> Result<Option<File>, ServeError> {
+    let Some(path) = sqlite_path(settings) else { return Ok(None) };
+    let path = path.with_extension("lock");
+    let fail = |error| ServeError::Folder(path.clone(), error);
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).map_err(fail)?;
+    let file = File::create(&path).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(ServeError::InUse(path.with_extension("db"))),
+        Err(TryLockError::Error(error)) => Err(fail(error)),
+    }
+}
+
+fn sqlite_path(settings: &Settings) -> Option<&Path> {
+    let url = &settings.database.url;
+    url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")).map(Path::new)
 }
 
 /// Opens the database that `database.url` names, making its folder where it is a file.
@@ -277,8 +318,7 @@ pub fn open_log(settings: &Settings, clock: &Clock) -> Result<Arc<dyn Log>, Serv
 /// [`ServeError::Database`].
 pub async fn open_database(settings: &Settings, clock: Clock) -> Result<Db, ServeError> {
     let url = &settings.database.url;
-    let path = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
-    if let Some(parent) = path.and_then(|path| Path::new(path).parent())
+    if let Some(parent) = sqlite_path(settings).and_then(Path::parent)
         && let Err(error) = std::fs::create_dir_all(parent)
     {
         let source = sqlx::Error::Io(error);

@@ -3,7 +3,8 @@
 use sqlx::Row;
 
 use crate::db::sql;
-use crate::{Db, Log, LogState, ReadError};
+use crate::node::LEASE;
+use crate::{Db, Log, LogState, ReadError, Span};
 
 /// The log and the database do not belong together.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum LogIdentityError {
         /// The end of the log.
         last: i64,
     },
+    /// Nodes are running on the database.
+    #[error("{0} nodes are running on this database: stop them first")]
+    Running(i64),
     /// The database.
     #[error("reading which log the database belongs to")]
     Database(#[from] sqlx::Error),
@@ -53,10 +57,16 @@ pub struct Adopted {
 /// event is gone become dead letters when it is their turn. For use while no node runs.
 ///
 /// # Errors
-/// [`LogIdentityError::Database`] and [`LogIdentityError::Log`].
+/// [`LogIdentityError`].
 pub async fn adopt(db: &Db, log: &dyn Log) -> Result<Adopted, LogIdentityError> {
     let LogState { identity, first, last } = log.state().await?;
     let mut tx = db.begin().await?;
+    let alive = tx.clock().now().as_micros() - Span(LEASE).micros();
+    let running = sql("select count(*) from node where seen_at_us > $1").bind(alive);
+    let running: i64 = tx.fetch_optional(running).await?.map_or(0, |row| row.get(0));
+    if running > 0 {
+        return Err(LogIdentityError::Running(running));
+    }
     let known = tx.fetch_optional(sql("select identity from log_identity")).await?;
     let known: Option<String> = known.map(|row| row.get(0));
     let replaced = known.as_ref().is_some_and(|known| *known != identity);

@@ -107,6 +107,15 @@ pub async fn version(tx: &mut Tx) -> Result<i64, sqlx::Error> {
     Ok(row.map_or(0, |row| row.get(0)))
 }
 
+/// Keeps the configuration of consumers to this transaction: others that want to change it wait.
+///
+/// # Errors
+/// Those of the database.
+pub async fn lock(tx: &mut Tx) -> Result<(), sqlx::Error> {
+    let lock = sql("update config_version set version = version where kind = 'consumer'");
+    tx.execute(lock).await.map(|_| ())
+}
+
 /// All consumers, by name.
 ///
 /// # Errors
@@ -286,6 +295,7 @@ pub async fn delete(tx: &mut Tx, of: &Registration) -> Result<(), sqlx::Error> {
 /// Those of the database.
 pub async fn ensure(db: &Db, spec: &Spec) -> Result<(), sqlx::Error> {
     let mut tx = db.begin().await?;
+    lock(&mut tx).await?; // Nodes that start at once register the same consumers.
     let known = find_in(&mut tx, &spec.name).await?;
     let wanted = Registration {
         name: spec.name.to_string(),

@@ -154,6 +154,7 @@ pub(crate) async fn put(
     })?;
     let (wanted, start) = read(&state, &name, &headers, &body).await?;
     let mut tx = state.db.begin().await?;
+    registry::lock(&mut tx).await?;
     let known = registry::find_in(&mut tx, name.as_str()).await?;
     let created = known.is_none();
     match known {
@@ -206,6 +207,7 @@ pub(crate) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let mut tx = state.db.begin().await?;
+    registry::lock(&mut tx).await?;
     let known = registry::find_in(&mut tx, &name).await?;
     let known = known.ok_or_else(|| Problem::not_found("consumer of this name"))?;
     if state.parts.iter().any(|part| **part == *name) {
@@ -252,6 +254,7 @@ async fn set_paused(
     principal: &Principal,
 ) -> Result<Response, Problem> {
     let mut tx = state.db.begin().await?;
+    registry::lock(&mut tx).await?;
     let known = registry::find_in(&mut tx, name).await?;
     let known = known.ok_or_else(|| Problem::not_found("consumer of this name"))?;
     if known.paused != paused {

@@ -14,7 +14,7 @@ use super::Extent;
 use super::disk;
 use super::folder::Folder;
 use super::jetstream::{JetStream, per_second};
-use super::load::{close_log, fill, open_database, open_log};
+use super::load::{INBOX, close_log, fill, open_database, open_log};
 use super::report::{Report, Target};
 use super::samples::Samples;
 
@@ -132,7 +132,7 @@ async fn consume(
 
 fn platform(db: &Db, log: &Arc<EmbeddedLog>, handlers: Vec<Arc<dyn Handler>>) -> Platform {
     let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
-    Platform { db: db.clone(), log, handlers, retention: Vec::new(), alone: true }
+    Platform { db: db.clone(), log, handlers, retention: Vec::new(), inbox: INBOX, alone: true }
 }
 
 async fn position(db: &Db, consumer: &str) -> anyhow::Result<Seq> {

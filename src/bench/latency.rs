@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 use super::Extent;
 use super::disk;
 use super::folder::Folder;
-use super::load::{Events, close_log, open_database, open_log};
+use super::load::{Events, INBOX, close_log, open_database, open_log};
 use super::report::{Report, Target};
 use super::samples::percentile;
 
@@ -99,6 +99,7 @@ pub(super) async fn measure(
         log: Arc::clone(&log) as Arc<dyn Log>,
         handlers: vec![Arc::new(Watched { inner, commits: Arc::clone(&commits) })],
         retention: Vec::new(),
+        inbox: INBOX,
         alone: true,
     };
     let running = running.start().await?;

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bus::{Clock, Db, EmbeddedLog, Log};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use schemas::{Data, Event, EventId, EventType, Source};
 use uuid::Uuid;
+
+/// How long consumers know an event again.
+pub(super) const INBOX: Duration = Duration::from_secs(7 * 86_400);
 
 /// Bytes of data in each event, in messages of the reference, and in HTTP requests.
 pub(super) const DATA_BYTES: usize = 512;

@@ -17,7 +17,20 @@ pub(super) fn settings(reader: &mut Reader) -> Settings {
     let mut settings = Settings::in_folder(&data);
     reader.set(&mut settings.listen, "listen", |value| check::listen(value.text()?));
     reader.set(&mut settings.log.url, "log.url", |value| check::log_url(value.text()?));
-    settings.log.retention = retention(reader);
+    let log = &mut settings.log;
+    reader.set(&mut log.stream, "log.stream", |value| check::stream(value.filled()?));
+    reader.set(&mut log.replicas, "log.replicas", |value| check::replicas(value.count()?));
+    reader.set(&mut log.inbox, "log.inbox", positive_span);
+    log.credentials = reader.optional("log.credentials", path);
+    log.nkey = reader.optional("log.nkey", path);
+    log.token = reader.optional("log.token", path);
+    log.tls.ca = reader.optional("log.tls.ca", path);
+    log.tls.certificate = reader.optional("log.tls.certificate", path);
+    log.tls.key = reader.optional("log.tls.key", path);
+    if log.tls.certificate.is_some() != log.tls.key.is_some() {
+        reader.table_fault("log.tls", "needs both, a certificate and its key");
+    }
+    log.retention = retention(reader);
     reader.set(&mut settings.database.url, "database.url", |value| {
         check::database_url(value.text()?)
     });
@@ -61,6 +74,10 @@ fn rule(reader: &mut Reader, position: usize) -> Option<RetentionRule> {
         reader.table_fault(&table, "needs a max_age or a max_bytes");
     }
     Some(RetentionRule { types: types?, max_age, max_bytes })
+}
+
+fn path(value: &Value) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(value.filled()?))
 }
 
 fn positive_span(value: &Value) -> Result<bus::Span, String> {

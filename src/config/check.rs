@@ -37,6 +37,20 @@ pub(super) fn log_url(text: &str) -> Result<String, String> {
         .ok_or_else(|| "must be embedded:FOLDER, nats://HOST:PORT or tls://HOST:PORT".to_owned())
 }
 
+/// The name of a JetStream stream.
+pub(super) fn stream(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if text.len() <= 64 && text.chars().all(fits) {
+        return Ok(text.to_owned());
+    }
+    Err("must be at most 64 letters, digits, `-` and `_`".to_owned())
+}
+
+/// Copies of a JetStream stream.
+pub(super) fn replicas(count: usize) -> Result<usize, String> {
+    if [1, 3, 5].contains(&count) { Ok(count) } else { Err("must be 1, 3 or 5".to_owned()) }
+}
+
 /// The URL of the state database.
 pub(super) fn database_url(text: &str) -> Result<String, String> {
     let url = one_of(text, &["sqlite:", "postgres://", "postgresql://"])

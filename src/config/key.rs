@@ -1,10 +1,19 @@
 //! The names of all settings.
 
 /// Every setting. `[]` stands for the position in a list of tables.
-pub(super) const KEYS: [&str; 17] = [
+pub(super) const KEYS: [&str; 26] = [
     "listen",
     "data",
     "log.url",
+    "log.stream",
+    "log.replicas",
+    "log.inbox",
+    "log.credentials",
+    "log.nkey",
+    "log.token",
+    "log.tls.ca",
+    "log.tls.certificate",
+    "log.tls.key",
     "log.retention[].type",
     "log.retention[].max_age",
     "log.retention[].max_bytes",

@@ -40,8 +40,33 @@ pub struct Log {
     /// `embedded:FOLDER`, `nats://…` or `tls://…`.
     #[serde(serialize_with = "redact::serialize")]
     pub url: String,
+    /// On NATS: the name of the stream.
+    pub stream: String,
+    /// On NATS: copies of the stream.
+    pub replicas: usize,
+    /// On NATS: how long consumers know an event again that the broker has forgotten.
+    pub inbox: Span,
+    /// On NATS: a credentials file.
+    pub credentials: Option<PathBuf>,
+    /// On NATS: a file with the seed of an NKey.
+    pub nkey: Option<PathBuf>,
+    /// On NATS: a file with a token.
+    pub token: Option<PathBuf>,
+    /// On NATS: what TLS needs beside the system's roots.
+    pub tls: Tls,
     /// What is deleted when; without a rule nothing is.
     pub retention: Vec<RetentionRule>,
+}
+
+/// Files for TLS, as PEM.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Tls {
+    /// Certificates of authorities to trust.
+    pub ca: Option<PathBuf>,
+    /// Our certificate, for servers that ask for one.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
 }
 
 /// The state database.
@@ -110,6 +135,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// What clients of servers say of themselves at `info` is said better by the rooms that use them.
+const FILTER: &str = "info,async_nats=warn,sqlx::postgres::notice=warn";
+
 impl Settings {
     /// The defaults, for a data folder.
     #[must_use]
@@ -117,14 +145,24 @@ impl Settings {
         Settings {
             listen: "127.0.0.1:8080".to_owned(),
             data: data.to_owned(),
-            log: Log { url: format!("embedded:{}", data.display()), retention: Vec::new() },
+            log: Log {
+                url: format!("embedded:{}", data.display()),
+                stream: "EVENTS".to_owned(),
+                replicas: 1,
+                inbox: Span(Duration::from_secs(7 * 86_400)),
+                credentials: None,
+                nkey: None,
+                token: None,
+                tls: Tls::default(),
+                retention: Vec::new(),
+            },
             database: Database { url: sqlite_url(&data.join("state.db")) },
             security: Security { admin_key: None, encryption_key: None },
             webhooks: Webhooks { allow_private_networks: Vec::new(), proxy: None },
             // Longer than any answer should take, shorter than the patience of most clients (60 s).
             http: Http { timeout: Span(Duration::from_secs(30)), in_flight_max: 1024 },
             otel: Otel { endpoint: None, service_name: "skald".to_owned() },
-            logs: Logs { format: LogFormat::Pretty, filter: "info".to_owned() },
+            logs: Logs { format: LogFormat::Pretty, filter: FILTER.to_owned() },
         }
     }
 }

@@ -31,6 +31,7 @@ impl House {
             log: Arc::clone(&log),
             handlers: vec![Arc::new(Whole::new(CountEvents, Kind::Builtin))],
             retention: Vec::new(),
+            inbox: std::time::Duration::from_secs(3_600),
             alone: true,
         };
         let running = platform.start().await.unwrap();
