@@ -21,18 +21,21 @@ mod latency;
 mod load;
 mod memory;
 mod nats_server;
+mod nodes;
 mod noop;
 mod outbox;
 mod process;
 mod publish;
 mod report;
 mod samples;
+mod site;
 mod work;
 
 use folder::Folder;
 use jetstream::JetStream;
 use nats_server::NatsServer;
 use report::Report;
+use site::Site;
 
 /// What to measure.
 #[derive(Args, Debug)]
@@ -60,6 +63,13 @@ struct LogArgs {
     /// Measure these only.
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<Part>,
+    /// Measure a log on this broker, beside the same broker driven raw: `nats://HOST:PORT`, where
+    /// there are no events yet.
+    #[arg(long, value_name = "URL")]
+    log: Option<String>,
+    /// Measure with databases of their own on this server: `postgres://USER@HOST/NAME`.
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
     #[command(flatten)]
     options: Options,
 }
@@ -86,6 +96,8 @@ enum Part {
     Publish,
     /// Consumers and reads over a log that is there.
     Consume,
+    /// Two nodes beside one; on a broker and a server only.
+    Nodes,
     /// Enqueue, claim and finish.
     Work,
     /// From a staged event to the log.
@@ -161,17 +173,20 @@ async fn log(args: LogArgs) -> anyhow::Result<()> {
     let mut report = Report::new(args.options.quick);
     let binary = nats_server::find(args.nats_server)?;
     let server = match &binary {
+        _ if args.log.is_some() => None,
         Some(binary) => Some(NatsServer::start(binary, folder.path()).await?),
         None => {
             report.remark(nats_server::HOW_TO_GET_IT);
             None
         }
     };
-    let reference = match &server {
-        Some(server) => Some(JetStream::connect(server).await?),
+    let address = args.log.clone().or_else(|| server.as_ref().map(NatsServer::address));
+    let reference = match &address {
+        Some(address) => Some(JetStream::connect(address).await?),
         None => None,
     };
-    let measured = parts(&args.only, extent, &folder, reference.as_ref(), &mut report).await;
+    let site = Site::new(folder, args.log, args.database);
+    let measured = parts(&args.only, extent, &site, reference.as_ref(), &mut report).await;
     telemetry.shutdown();
     report.print(args.options.json)?; // What was measured before one failed counts too.
     measured
@@ -180,7 +195,7 @@ async fn log(args: LogArgs) -> anyhow::Result<()> {
 async fn parts(
     only: &[Part],
     extent: Extent,
-    folder: &Folder,
+    site: &Site,
     reference: Option<&JetStream>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
@@ -189,12 +204,15 @@ async fn parts(
             continue;
         }
         match part {
-            Part::Publish => publish::measure(extent, folder, reference, report).await?,
-            Part::Consume => consume::measure(extent, folder, reference, report).await?,
-            Part::Work => work::measure(extent, folder, report).await?,
-            Part::Outbox => outbox::measure(extent, folder, report).await?,
-            Part::Latency => latency::measure(extent, folder, report).await?,
-            Part::Memory => memory::measure(extent, folder, report).await?,
+            Part::Publish => publish::measure(extent, site, reference, report).await?,
+            Part::Consume => consume::measure(extent, site, reference, report).await?,
+            Part::Nodes => nodes::measure(extent, site, report).await?,
+            Part::Work => work::measure(extent, site, report).await?,
+            Part::Outbox => outbox::measure(extent, site, report).await?,
+            Part::Latency => latency::measure(extent, site, report).await?,
+            // Of the embedded profile alone.
+            Part::Memory if site.has_broker() || site.has_server() => {}
+            Part::Memory => memory::measure(extent, &site.folder, report).await?,
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ mod scan;
 mod subjects;
 mod wake;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::context::Context;
@@ -54,13 +54,15 @@ pub struct JetStreamLog {
     scanner: Scanner,
     recent: Arc<Recent>,
     head: watch::Receiver<Seq>,
+    /// Until the first reader comes: who only publishes is sent nothing.
+    follower: Mutex<Option<Follower>>,
     fault: Fault,
     sizes: Sizes,
     stop: CancellationToken,
 }
 
 impl JetStreamLog {
-    /// Connects, makes or checks the stream, and follows it from its end on.
+    /// Connects, and makes or checks the stream.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -74,7 +76,8 @@ impl JetStreamLog {
         let fault = Fault::none();
         let stop = CancellationToken::new();
         let recent = Arc::new(Recent::default());
-        let (sender, head) = watch::channel(seq(info.state.last_sequence));
+        let last = seq(info.state.last_sequence);
+        let (sender, head) = watch::channel(last);
         let follower = Follower {
             stream: stream.clone(),
             recent: Arc::clone(&recent),
@@ -82,7 +85,6 @@ impl JetStreamLog {
             fault: fault.clone(),
             stop: stop.clone(),
         };
-        tokio::spawn(follower.run());
         let (identity, name) = (identity(&info), options.stream.clone());
         tokio::spawn(follow::watch(
             context.clone(),
@@ -92,7 +94,7 @@ impl JetStreamLog {
             fault.clone(),
             stop.clone(),
         ));
-        let publisher = Publisher::new(context.clone(), name.clone(), head.clone(), fault.clone());
+        let publisher = Publisher::new(context.clone(), name.clone(), last, fault.clone());
         Ok(JetStreamLog {
             context,
             name,
@@ -102,6 +104,7 @@ impl JetStreamLog {
             scanner: Scanner::new(stream),
             recent,
             head,
+            follower: Mutex::new(Some(follower)),
             fault,
             sizes: Sizes::default(),
             stop,
@@ -114,6 +117,15 @@ impl JetStreamLog {
         self.context.client()
     }
 
+    /// The newest position that has arrived here, from the first call on kept up to date.
+    fn followed(&self) -> watch::Receiver<Seq> {
+        let mut follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(follower) = follower.take() {
+            tokio::spawn(follower.run());
+        }
+        self.head.clone()
+    }
+
     /// The stream, as its leader sees it.
     async fn info(&self) -> Result<Info, ReadError> {
         self.fault.check_read()?;
@@ -124,7 +136,7 @@ impl JetStreamLog {
     /// The newest position that the stream has, and memory too, unless it takes too long to come.
     async fn last(&self) -> Result<Seq, ReadError> {
         let last = seq(self.info().await?.state.last_sequence);
-        let mut head = self.head.clone();
+        let mut head = self.followed();
         let _ = tokio::time::timeout(CATCH_UP, head.wait_for(|head| *head >= last)).await;
         Ok(last)
     }
@@ -216,7 +228,7 @@ impl Log for JetStreamLog {
     }
 
     fn head(&self) -> watch::Receiver<Seq> {
-        self.head.clone()
+        self.followed()
     }
 
     async fn prune(

@@ -13,8 +13,7 @@ use async_nats::jetstream::stream::{self, StorageType, Stream};
 use bytes::Bytes;
 use futures::StreamExt as _;
 
-use super::load::data;
-use super::nats_server::NatsServer;
+use super::load::{Events, data};
 
 /// Publishes that wait for their acknowledgement at once.
 const WINDOW: usize = 1_000;
@@ -32,9 +31,8 @@ pub(super) struct JetStream {
 }
 
 impl JetStream {
-    pub(super) async fn connect(server: &NatsServer) -> anyhow::Result<JetStream> {
-        let client =
-            async_nats::connect(server.address()).await.context("connecting to nats-server")?;
+    pub(super) async fn connect(address: &str) -> anyhow::Result<JetStream> {
+        let client = async_nats::connect(address).await.context("connecting to nats-server")?;
         let context = async_nats::jetstream::new(client);
         Ok(JetStream { context, payload: Bytes::from(data()) })
     }
@@ -44,6 +42,38 @@ impl JetStream {
         let stream = self.make().await?;
         let started = Instant::now();
         let sent = self.pipeline(|_| started.elapsed() < length).await?;
+        let rate = per_second(sent, started);
+        self.delete(stream).await?;
+        Ok(rate)
+    }
+
+    /// The same with the messages that events travel as, each with an id that the server remembers.
+    pub(super) async fn publish_events(&self, length: Duration) -> anyhow::Result<f64> {
+        let stream = self.make().await?;
+        let started = Instant::now();
+        let events = Events::new();
+        let mut window: VecDeque<PublishAckFuture> = VecDeque::with_capacity(WINDOW);
+        let mut sent = 0;
+        while started.elapsed() < length {
+            if window.len() == WINDOW
+                && let Some(oldest) = window.pop_front()
+            {
+                oldest.await?;
+            }
+            let event = events.one();
+            let (attributes, payload) = schemas::nats::to_message(&event);
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Msg-Id", format!("{} {}", event.source, event.id));
+            for (name, value) in attributes {
+                headers.insert(name, value);
+            }
+            let sending = self.context.publish_with_headers(SUBJECT, headers, payload);
+            window.push_back(sending.await?);
+            sent += 1;
+        }
+        for acknowledgement in window {
+            acknowledgement.await?;
+        }
         let rate = per_second(sent, started);
         self.delete(stream).await?;
         Ok(rate)

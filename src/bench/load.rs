@@ -1,10 +1,9 @@
 //! The events that are measured with, and logs and databases full of them.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Clock, Db, EmbeddedLog, Log};
+use bus::Log;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use schemas::{Data, Event, EventId, EventType, Source};
@@ -50,18 +49,13 @@ impl Events {
     }
 }
 
-/// Opens a log in `folder`.
-pub(super) fn open_log(folder: &Path, clock: &Clock) -> anyhow::Result<Arc<EmbeddedLog>> {
-    Ok(Arc::new(EmbeddedLog::open(folder, clock)?))
-}
-
 /// Closes a log, which takes until its file is in order.
-pub(super) async fn close_log(log: Arc<EmbeddedLog>) -> anyhow::Result<()> {
+pub(super) async fn close_log(log: Arc<dyn Log>) -> anyhow::Result<()> {
     Ok(tokio::task::spawn_blocking(move || drop(log)).await?)
 }
 
 /// Publishes `count` events.
-pub(super) async fn fill(log: &EmbeddedLog, count: u64) -> anyhow::Result<()> {
+pub(super) async fn fill(log: &dyn Log, count: u64) -> anyhow::Result<()> {
     let events = Events::new();
     let calls = (0..count).step_by(1_000).map(|first| {
         let batch = events.many(FILL_EVENTS.min(count - first));
@@ -69,12 +63,6 @@ pub(super) async fn fill(log: &EmbeddedLog, count: u64) -> anyhow::Result<()> {
     });
     stream::iter(calls).buffer_unordered(FILL_CALLS).try_collect::<()>().await?;
     Ok(())
-}
-
-/// Opens a database in `folder`.
-pub(super) async fn open_database(folder: &Path, clock: &Clock) -> anyhow::Result<Db> {
-    let path = folder.join("state.db");
-    Ok(Db::open(&format!("sqlite://{}", path.display()), clock.clone()).await?)
 }
 
 #[cfg(test)]

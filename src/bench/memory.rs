@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::{Clock, Seq, registry};
+use bus::{Clock, Db, EmbeddedLog, Log, Seq, registry};
 
 use super::Extent;
 use super::client::{Connection, get, with_body};
 use super::disk;
 use super::folder::Folder;
-use super::load::{close_log, fill, open_database, open_log};
+use super::load::{close_log, fill};
 use super::process::Process;
 use super::report::{Report, Target};
 use super::samples::Samples;
@@ -45,8 +46,8 @@ async fn long_log(extent: Extent, folder: &Folder, report: &mut Report) -> anyho
     let folder = folder.inner()?;
     let data = folder.path().join("data");
     std::fs::create_dir_all(&data)?;
-    let log = open_log(&data, &Clock::system())?;
-    fill(&log, extent.waiting as u64).await?;
+    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&data, &Clock::system())?);
+    fill(log.as_ref(), extent.waiting as u64).await?;
     close_log(log).await?;
     disk::settle(folder.path()).await?;
 
@@ -92,7 +93,8 @@ async fn stand_still(address: SocketAddr) -> anyhow::Result<()> {
 /// Waits until the consumers that come with the program have read the whole log.
 async fn caught_up(data: &Path, events: usize) -> anyhow::Result<()> {
     let last = Seq::new(i64::try_from(events)?);
-    let db = open_database(data, &Clock::system()).await?;
+    let url = format!("sqlite://{}", data.join("state.db").display());
+    let db = Db::open(&url, Clock::system()).await?;
     let started = Instant::now();
     loop {
         let mut behind = false;

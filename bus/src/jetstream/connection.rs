@@ -141,6 +141,7 @@ fn tell(event: &Event) {
     match event {
         Event::Connected => tracing::info!("connected to NATS"),
         Event::Disconnected => tracing::warn!("disconnected from NATS"),
+        Event::Closed => tracing::debug!("closed the connection to NATS"),
         Event::LameDuckMode => tracing::info!("a NATS server is about to stop"),
         event => tracing::warn!(%event, "NATS"),
     }

@@ -5,6 +5,7 @@
 //! each other in their order, or none. A batch with an event that the broker knows already is
 //! refused as a whole; its events are then published one by one.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -14,7 +15,7 @@ use async_nats::jetstream::publish::PublishAck;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use schemas::Event;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::fault::Fault;
@@ -39,12 +40,12 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(6);
 const BATCH_HAS_DUPLICATE: u64 = 10_201;
 
 pub(super) struct Publisher {
-    pub(super) context: Context,
-    pub(super) stream: String,
-    /// The newest position known; a new event that is acknowledged below it means that the stream is
-    /// another one.
-    pub(super) head: watch::Receiver<Seq>,
-    pub(super) fault: Fault,
+    context: Context,
+    stream: String,
+    /// The highest position acknowledged; a new event that is sent after that and acknowledged below
+    /// it means that the stream is another one.
+    highest: AtomicI64,
+    fault: Fault,
     batches: Semaphore,
 }
 
@@ -86,13 +87,9 @@ struct BrokerError {
 }
 
 impl Publisher {
-    pub(super) fn new(
-        context: Context,
-        stream: String,
-        head: watch::Receiver<Seq>,
-        fault: Fault,
-    ) -> Publisher {
-        Publisher { context, stream, head, fault, batches: Semaphore::new(BATCHES_MAX) }
+    pub(super) fn new(context: Context, stream: String, last: Seq, fault: Fault) -> Publisher {
+        let highest = AtomicI64::new(last.get());
+        Publisher { context, stream, highest, fault, batches: Semaphore::new(BATCHES_MAX) }
     }
 
     pub(super) async fn publish(&self, events: &[Event]) -> Result<Vec<Receipt>, PublishError> {
@@ -107,7 +104,7 @@ impl Publisher {
     }
 
     async fn one(&self, index: usize, event: &Event) -> Result<Receipt, PublishError> {
-        let before = *self.head.borrow();
+        let before = self.highest();
         let ack = self.persevere(|| self.try_one(index, event)).await?;
         if ack.stream != self.stream {
             let why = format!("another stream, {}, takes the subject of the log", ack.stream);
@@ -143,7 +140,7 @@ impl Publisher {
     }
 
     async fn batch(&self, events: &[Event]) -> Result<Vec<Receipt>, PublishError> {
-        let before = *self.head.borrow();
+        let before = self.highest();
         let taken = {
             let _place = self.batches.acquire().await.map_err(|_| PublishError::Closed)?;
             self.persevere(|| self.try_batch(events)).await?
@@ -238,6 +235,10 @@ impl Publisher {
         }
     }
 
+    fn highest(&self) -> Seq {
+        Seq::new(self.highest.load(Ordering::Relaxed))
+    }
+
     fn is_cut_off(&self) -> bool {
         self.context.client().connection_state() != State::Connected
     }
@@ -245,6 +246,7 @@ impl Publisher {
     /// A new event stands after everything that was there before it was sent.
     fn check_order(&self, seq: Seq, before: Seq, duplicate: bool) -> Result<(), PublishError> {
         if duplicate || seq > before {
+            self.highest.fetch_max(seq.get(), Ordering::Relaxed);
             return Ok(());
         }
         self.fault.set(&format!(
