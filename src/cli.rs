@@ -30,6 +30,7 @@ mod serve;
 mod settings;
 mod stop;
 mod tail;
+mod transfer;
 
 use client::ServerArgs;
 use output::Output;
@@ -72,6 +73,10 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Create, list and revoke keys, in the database itself.
     Keys(keys::KeysArgs),
+    /// Write the whole of a log and its database to one file.
+    Export(transfer::TransferArgs),
+    /// Put such a file into an empty log and an empty database, and compare.
+    Import(transfer::TransferArgs),
     /// Take on a log that is not the one that the database knows.
     Log(log::LogArgs),
     /// Bring the database to this version.
@@ -118,6 +123,8 @@ async fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::DeadLetters(args) => dead_letters::run(args, &output).await,
         Command::Replay(args) => replay::run(args, &output).await,
         Command::Keys(args) => keys::run(args, flags, &output).await,
+        Command::Export(args) => transfer::export(args, flags, &output).await,
+        Command::Import(args) => transfer::import(args, flags, &output).await,
         Command::Log(args) => log::run(args, flags, &output).await,
         Command::Migrate(args) => migrate::run(args, flags, &output).await,
         Command::Config => settings::run(&load(&flags)?, &output),

@@ -294,7 +294,10 @@ pub async fn open_log(settings: &Settings, clock: &Clock) -> Result<Arc<dyn Log>
 }
 
 /// Keeps a second process off a database that is a file: its log may be one that many may use.
-fn lock_database(settings: &Settings) -> Result<Option<File>, ServeError> {
+///
+/// # Errors
+/// [`ServeError::InUse`] and [`ServeError::Folder`].
+pub fn lock_database(settings: &Settings) -> Result<Option<File>, ServeError> {
     let Some(path) = sqlite_path(settings) else { return Ok(None) };
     let path = path.with_extension("lock");
     let fail = |error| ServeError::Folder(path.clone(), error);

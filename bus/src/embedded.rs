@@ -27,7 +27,7 @@ use tracing::Instrument;
 
 use crate::embedded::reader::Readers;
 use crate::embedded::writer::{Command, Publish, QUEUE_MAX};
-use crate::log::check_size;
+use crate::log::{Restored, check_size};
 use crate::recent::Recent;
 use crate::span;
 use crate::{
@@ -198,6 +198,18 @@ impl Log for EmbeddedLog {
         now: Timestamp,
     ) -> Result<Pruned, ReadError> {
         prune::prune(self, rules, consumed, now).await
+    }
+
+    async fn restore(
+        &self,
+        events: Vec<Recorded>,
+        end: Option<Restored>,
+    ) -> Result<(), PublishError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Restore { events, end, reply };
+        self.commands.send(command).await.map_err(|_| PublishError::Closed)?;
+        let restored = answer.await.map_err(|_| PublishError::Closed)?;
+        restored.map_err(|error| PublishError::Write(error.into()))
     }
 
     async fn pruned_through(&self) -> Result<Vec<(EventType, Timestamp)>, ReadError> {

@@ -12,6 +12,7 @@ mod follow;
 mod message;
 mod prune;
 mod publish;
+mod restore;
 mod scan;
 mod subjects;
 mod wake;
@@ -29,10 +30,11 @@ use tracing::Instrument;
 
 use crate::jetstream::fault::Fault;
 use crate::jetstream::follow::Follower;
+use crate::jetstream::message::RestoredThrough;
 use crate::jetstream::prune::Sizes;
 use crate::jetstream::publish::{Publisher, seq};
 use crate::jetstream::scan::Scanner;
-use crate::log::check_size;
+use crate::log::{Restored, check_size};
 use crate::recent::Recent;
 use crate::{
     Log, LogState, Page, Pruned, PublishError, Read, ReadError, Receipt, Recorded, Retention, Seq,
@@ -54,6 +56,7 @@ pub struct JetStreamLog {
     scanner: Scanner,
     recent: Arc<Recent>,
     head: watch::Receiver<Seq>,
+    restored: RestoredThrough,
     /// Until the first reader comes: who only publishes is sent nothing.
     follower: Mutex<Option<Follower>>,
     fault: Fault,
@@ -77,10 +80,12 @@ impl JetStreamLog {
         let stop = CancellationToken::new();
         let recent = Arc::new(Recent::default());
         let last = seq(info.state.last_sequence);
+        let restored = RestoredThrough::new(restore::restored_through(&info));
         let (sender, head) = watch::channel(last);
         let follower = Follower {
             stream: stream.clone(),
             recent: Arc::clone(&recent),
+            restored: restored.clone(),
             head: sender,
             fault: fault.clone(),
             stop: stop.clone(),
@@ -101,9 +106,10 @@ impl JetStreamLog {
             replicas: options.replicas.max(1),
             identity,
             publisher,
-            scanner: Scanner::new(stream),
+            scanner: Scanner::new(stream, restored.clone()),
             recent,
             head,
+            restored,
             follower: Mutex::new(Some(follower)),
             fault,
             sizes: Sizes::default(),
@@ -150,7 +156,7 @@ impl Drop for JetStreamLog {
 
 /// Which stream this is: one that is made again has another time of making.
 fn identity(info: &Info) -> String {
-    format!("{} {}", info.config.name, message::taken_at(info.created.unix_timestamp_nanos()))
+    format!("{} {}", info.config.name, message::moment(info.created.unix_timestamp_nanos()))
 }
 
 #[async_trait]
@@ -242,6 +248,14 @@ impl Log for JetStreamLog {
 
     async fn pruned_through(&self) -> Result<Vec<(EventType, Timestamp)>, ReadError> {
         prune::pruned_through(self).await
+    }
+
+    async fn restore(
+        &self,
+        events: Vec<Recorded>,
+        end: Option<Restored>,
+    ) -> Result<(), PublishError> {
+        restore::restore(self, events, end).await
     }
 
     fn is_shared(&self) -> bool {

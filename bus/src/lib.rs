@@ -156,6 +156,9 @@ pub mod identity;
 pub use identity::LogIdentityError;
 
 #[cfg(feature = "database")]
+pub mod transfer;
+
+#[cfg(feature = "database")]
 mod housekeeping;
 
 #[cfg(feature = "database")]

@@ -131,6 +131,9 @@ pub struct Pruned {
     pub held_back: u64,
 }
 
+/// What ends a restored log: its newest position, and per type until when events are gone.
+pub type Restored = (Seq, Vec<(schemas::EventType, Timestamp)>);
+
 /// Publishing failed; nothing of the call was recorded, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -253,6 +256,17 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError`].
     async fn pruned_through(&self) -> Result<Vec<(schemas::EventType, Timestamp)>, ReadError>;
+
+    /// Puts events of another log, in their order, in at the positions and with the times they had
+    /// there; `end` comes with the last. For a log that was empty before and that nobody else uses.
+    ///
+    /// # Errors
+    /// [`PublishError::Write`].
+    async fn restore(
+        &self,
+        events: Vec<Recorded>,
+        end: Option<Restored>,
+    ) -> Result<(), PublishError>;
 
     /// Whether others than this process write to it. Such a log may hold an event twice, published
     /// again after its broker had forgotten it: consumers then look for themselves.

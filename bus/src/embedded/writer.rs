@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::embedded::checkpoint::Checkpoints;
 use crate::embedded::names::Names;
+use crate::log::Restored;
 use crate::metrics;
 use crate::recent::Recent;
 use crate::{Clock, Receipt, Recorded, Seq};
@@ -41,6 +42,12 @@ pub(super) enum Command {
         seqs: Vec<Seq>,
         sealed: (i64, Timestamp),
         reply: oneshot::Sender<Result<u64, WriteError>>,
+    },
+    /// Puts events of another log in at the positions they had there.
+    Restore {
+        events: Vec<Recorded>,
+        end: Option<Restored>,
+        reply: oneshot::Sender<Result<(), WriteError>>,
     },
 }
 
@@ -98,8 +105,14 @@ impl Writer {
             if !group.is_empty() {
                 self.commit(group);
             }
-            if let Some(Command::Delete { seqs, sealed, reply }) = other {
-                let _ = reply.send(self.delete(&seqs, sealed).map_err(Arc::new));
+            match other {
+                Some(Command::Delete { seqs, sealed, reply }) => {
+                    let _ = reply.send(self.delete(&seqs, sealed).map_err(Arc::new));
+                }
+                Some(Command::Restore { events, end, reply }) => {
+                    let _ = reply.send(self.restore(events, end).map_err(Arc::new));
+                }
+                Some(Command::Publish(_)) | None => {}
             }
             self.checkpoint();
         }
@@ -112,7 +125,7 @@ impl Writer {
                 group.push(publish);
                 None
             }
-            Command::Delete { .. } => Some(command),
+            Command::Delete { .. } | Command::Restore { .. } => Some(command),
         }
     }
 
@@ -169,6 +182,35 @@ impl Writer {
         tx.commit()?;
         self.recorded_at = at;
         Ok((answers, recorded))
+    }
+
+    fn restore(&mut self, events: Vec<Recorded>, end: Option<Restored>) -> rusqlite::Result<()> {
+        let Writer { connection, sources, types, last, .. } = self;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let at = self.recorded_at;
+        let mut group = Group { tx: &tx, sources, types, last, at, growth: HashMap::new() };
+        let mut written = Vec::new();
+        for Recorded { seq, recorded_at, event } in events {
+            *group.last = seq.previous().max(*group.last);
+            group.at = recorded_at.max(group.at);
+            group.insert(event, &mut written)?;
+        }
+        group.note_growth()?;
+        let at = group.at;
+        if let Some((newest, pruned)) = end {
+            *last = newest.max(*last);
+            for (kind, through) in pruned {
+                let kind = types.id(&tx, kind.as_str())?;
+                let note = "update type set pruned_through_us = ?2 where id = ?1";
+                tx.prepare_cached(note)?.execute(params![kind, through.as_micros()])?;
+            }
+            tx.prepare_cached("update log set last_seq = ?1")?.execute([last.get()])?;
+        }
+        tx.commit()?;
+        self.recorded_at = at;
+        self.recent.extend(written);
+        self.head.send_replace(self.last);
+        Ok(())
     }
 
     fn delete(&mut self, seqs: &[Seq], sealed: (i64, Timestamp)) -> rusqlite::Result<u64> {

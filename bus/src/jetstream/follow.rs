@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::fault::Fault;
-use super::message::{recorded, taken_at};
+use super::message::{RestoredThrough, recorded};
 use super::publish::seq;
 use super::scan;
 use crate::log::BoxError;
@@ -36,6 +36,7 @@ const LOOKS: u32 = 3;
 pub(super) struct Follower {
     pub(super) stream: Stream<()>,
     pub(super) recent: Arc<Recent>,
+    pub(super) restored: RestoredThrough,
     pub(super) head: watch::Sender<Seq>,
     pub(super) fault: Fault,
     pub(super) stop: CancellationToken,
@@ -104,7 +105,7 @@ impl Follower {
                 let bytes = message.length;
                 let event = recorded(
                     at,
-                    taken_at(taken),
+                    self.restored.recorded_at(at, taken, message.headers.as_ref()),
                     &message.subject,
                     message.headers.as_ref(),
                     &message.payload,

@@ -4,6 +4,9 @@
 //! an event whose type is the subject. What is none of these stands in the log as an event that
 //! tells of it, of the type [`INVALID_MESSAGE`]; the consumer `ingest` makes it a dead letter.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use async_nats::HeaderMap;
 use base64::Engine as _;
 use bytes::Bytes;
@@ -16,6 +19,8 @@ use crate::{Recorded, Seq};
 
 /// What stands before the type in a subject.
 pub(super) const PREFIX: &str = "events.";
+/// When an event of another log was recorded there, in microseconds.
+pub(super) const RECORDED_AT: &str = "Skald-Recorded-At";
 /// By what the broker knows a message again within its duplicate window.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
@@ -157,7 +162,35 @@ fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// When the server took a message.
-pub(super) fn taken_at(nanoseconds: i128) -> Timestamp {
+/// A moment as servers tell it.
+pub(super) fn moment(nanoseconds: i128) -> Timestamp {
     Timestamp::from_micros(i64::try_from(nanoseconds / 1_000).unwrap_or_default())
+}
+
+/// Up to which position messages were restored from another log.
+#[derive(Clone)]
+pub(super) struct RestoredThrough(Arc<AtomicI64>);
+
+impl RestoredThrough {
+    pub(super) fn new(through: Seq) -> RestoredThrough {
+        RestoredThrough(Arc::new(AtomicI64::new(through.get())))
+    }
+
+    pub(super) fn set(&self, through: Seq) {
+        self.0.store(through.get(), Ordering::Relaxed);
+    }
+
+    /// When a message was recorded: as its header says where it was restored, else when the server
+    /// took it.
+    pub(super) fn recorded_at(
+        &self,
+        at: Seq,
+        taken: i128,
+        headers: Option<&HeaderMap>,
+    ) -> Timestamp {
+        let restored = at.get() <= self.0.load(Ordering::Relaxed);
+        let told = headers.filter(|_| restored).and_then(|headers| headers.get(RECORDED_AT));
+        let told = told.and_then(|micros| micros.as_str().parse().ok());
+        told.map_or_else(|| moment(taken), Timestamp::from_micros)
+    }
 }

@@ -242,7 +242,11 @@ fn notes(log: &JetStreamLog) -> (String, String) {
     (format!("{}_PRUNED", log.name), format!("skald.pruned.{}.", log.name))
 }
 
-async fn note(log: &JetStreamLog, kind: &EventType, through: Timestamp) -> Result<(), ReadError> {
+pub(super) async fn note(
+    log: &JetStreamLog,
+    kind: &EventType,
+    through: Timestamp,
+) -> Result<(), ReadError> {
     let (name, prefix) = notes(log);
     let config = Config {
         name,

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use schemas::{Patterns, Timestamp};
 use tokio::time::Instant;
 
-use super::message::{recorded, taken_at};
+use super::message::{RestoredThrough, recorded};
 use super::publish::seq;
 use super::subjects;
 use crate::log::BoxError;
@@ -38,12 +39,14 @@ type Pull = Consumer<pull::Config>;
 /// Reads the stream.
 pub(super) struct Scanner {
     pub(super) stream: Stream<()>,
+    restored: RestoredThrough,
     kept: Mutex<Vec<Kept>>,
 }
 
 /// A consumer that stands after `after`; dropped here, it is deleted on the server.
 struct Kept {
     stream: Stream<()>,
+    restored: RestoredThrough,
     subjects: Vec<String>,
     after: Seq,
     consumer: Pull,
@@ -75,8 +78,8 @@ fn failed(error: impl Into<BoxError>) -> ReadError {
 }
 
 impl Scanner {
-    pub(super) fn new(stream: Stream<()>) -> Scanner {
-        Scanner { stream, kept: Mutex::default() }
+    pub(super) fn new(stream: Stream<()>, restored: RestoredThrough) -> Scanner {
+        Scanner { stream, restored, kept: Mutex::default() }
     }
 
     /// Reads oldest first what stands after `read.after`, up to `until`, which the stream has.
@@ -129,7 +132,7 @@ impl Scanner {
         let from = u64::try_from(from.get()).unwrap_or(1).max(1);
         let message = self.stream.raw_message_builder().sequence(from).next_by_subject(subject);
         match message.send().await {
-            Ok(message) => Ok(Some(from_stream(&message))),
+            Ok(message) => Ok(Some(from_stream(&message, &self.restored))),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(failed(error)),
         }
@@ -262,10 +265,10 @@ impl Scanner {
         }
         // Any replica may answer this one, and may not have the newest.
         if let Ok(message) = self.stream.direct_get(sequence).await {
-            return Ok(Some(Arc::new(from_stream(&message))));
+            return Ok(Some(Arc::new(from_stream(&message, &self.restored))));
         }
         match self.stream.get_raw_message(sequence).await {
-            Ok(message) => Ok(Some(Arc::new(from_stream(&message)))),
+            Ok(message) => Ok(Some(Arc::new(from_stream(&message, &self.restored)))),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(failed(error)),
         }
@@ -282,7 +285,8 @@ impl Scanner {
         let consumer =
             consumer(&self.stream, after.next(), subjects.clone()).await.map_err(failed)?;
         let (stream, used) = (self.stream.clone(), Instant::now());
-        Ok(Kept { stream, subjects, after, consumer, delivered: 0, used })
+        let restored = self.restored.clone();
+        Ok(Kept { stream, restored, subjects, after, consumer, delivered: 0, used })
     }
 
     fn keep(&self, kept: Kept) {
@@ -316,8 +320,9 @@ impl Kept {
                 continue; // Made on a server that lagged, it begins before where it was told to.
             }
             self.after = at;
-            let taken = taken_at(info.published.unix_timestamp_nanos());
+            let taken = info.published.unix_timestamp_nanos();
             let message = message.message;
+            let taken = self.restored.recorded_at(at, taken, message.headers.as_ref());
             events.push(Arc::new(recorded(
                 at,
                 taken,
@@ -345,10 +350,11 @@ fn delete(stream: &Stream<()>, consumer: &Pull) {
     }
 }
 
-fn from_stream(message: &async_nats::jetstream::message::StreamMessage) -> Recorded {
+fn from_stream(message: &StreamMessage, restored: &RestoredThrough) -> Recorded {
+    let (at, taken) = (seq(message.sequence), message.time.unix_timestamp_nanos());
     recorded(
-        seq(message.sequence),
-        taken_at(message.time.unix_timestamp_nanos()),
+        at,
+        restored.recorded_at(at, taken, Some(&message.headers)),
         &message.subject,
         Some(&message.headers),
         &message.payload,

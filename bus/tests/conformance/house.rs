@@ -26,11 +26,19 @@ pub(crate) struct House {
 struct Place {
     folder: TempDir,
     nats: Option<JetStreamOptions>,
+    /// Whether it may be on a server.
+    database: bool,
 }
 
 impl House {
     pub(crate) async fn start() -> House {
-        House::at(Place { folder: TempDir::new().unwrap(), nats: broker().await }).await
+        let folder = TempDir::new().unwrap();
+        House::at(Place { folder, nats: broker().await, database: true }).await
+    }
+
+    /// One with both in files, whatever the others have.
+    pub(crate) async fn embedded() -> House {
+        House::at(Place { folder: TempDir::new().unwrap(), nats: None, database: false }).await
     }
 
     async fn at(place: Place) -> House {
@@ -39,7 +47,8 @@ impl House {
             Some(options) => Arc::new(JetStreamLog::open(options).await.unwrap()),
             None => Arc::new(EmbeddedLog::open(place.folder.path(), &clock).unwrap()),
         };
-        let db = Db::open(&database_url(&place.folder).await, clock.clone()).await.unwrap();
+        let url = database_url(&place.folder, place.database).await;
+        let db = Db::open(&url, clock.clone()).await.unwrap();
         let mut tx = db.begin().await.unwrap();
         let effects = match db.dialect() {
             Dialect::Sqlite => sql(
@@ -195,8 +204,9 @@ async fn broker() -> Option<JetStreamOptions> {
 
 /// A database of its own: on the server that `SKALD_TEST_POSTGRES` names (`postgres://…` without a
 /// database), else a file in the folder.
-async fn database_url(folder: &TempDir) -> String {
-    let Ok(server) = std::env::var("SKALD_TEST_POSTGRES") else {
+async fn database_url(folder: &TempDir, on_server: bool) -> String {
+    let server = std::env::var("SKALD_TEST_POSTGRES").ok().filter(|_| on_server);
+    let Some(server) = server else {
         return format!("sqlite://{}", folder.path().join("state.db").display());
     };
     let name = folder.path().file_name().unwrap().to_string_lossy().to_lowercase();

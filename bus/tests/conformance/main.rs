@@ -10,4 +10,5 @@ mod log;
 mod nodes;
 mod outbox;
 mod replay;
+mod transfer;
 mod work;
