@@ -10,8 +10,10 @@ use sqlx::{Any, AnyPool, ConnectOptions as _, Connection as _};
 use crate::signals::Signals;
 use crate::{Clock, Tx};
 
-/// Connections that read at once on SQLite, and that do anything at once on Postgres.
-const CONNECTIONS_MAX: u32 = 8;
+/// Connections that read at once on SQLite.
+const READERS: u32 = 8;
+/// Connections to Postgres, unless the URL says how many.
+const CONNECTIONS: u32 = 16;
 /// How long a caller waits for a connection before the database counts as unreachable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -28,6 +30,9 @@ pub enum Dialect {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DbError {
+    /// A parameter of the URL that is ours and cannot be read.
+    #[error("the database URL: {0}")]
+    Parameter(String),
     /// Neither `sqlite:` nor `postgres:`.
     #[error("the database URL must start with `sqlite:` or `postgres:`")]
     Url,
@@ -63,12 +68,18 @@ pub struct Db {
     /// On SQLite one connection: writers queue for it here, in order, and not in busy loops.
     write: AnyPool,
     read: AnyPool,
+    /// Whether a pooler stands in between that gives each transaction another connection.
+    pooled: bool,
     clock: Clock,
     signals: Arc<Signals>,
 }
 
 impl Db {
     /// Opens `sqlite://PATH` (made if missing) or `postgres://…` and migrates it.
+    ///
+    /// A `postgres://` URL may say `pooler=transaction` when a pooler stands in between that gives
+    /// each transaction another connection, and `connections_max=N` (16 unless said); the rest is
+    /// the driver's.
     ///
     /// # Errors
     /// [`DbError`].
@@ -79,10 +90,12 @@ impl Db {
             Some("postgres" | "postgresql") => Dialect::Postgres,
             _ => return Err(DbError::Url),
         };
-        let (write, read) = connect(url, dialect)
+        let address = Address::read(url, dialect)?;
+        let (write, read) = connect(&address, dialect)
             .await
             .map_err(|source| DbError::Connect { url: without_password(url), source })?;
-        let db = Db { dialect, write, read, clock, signals: Arc::default() };
+        let pooled = address.pooled;
+        let db = Db { dialect, write, read, pooled, clock, signals: Arc::default() };
         db.follow_clock().await.map_err(DbError::Prepare)?;
         crate::migrate::migrate(&db).await?;
         Ok(db)
@@ -132,7 +145,15 @@ impl Db {
     /// # Errors
     /// Those of the statement.
     pub async fn fetch_all(&self, query: Query) -> Result<Vec<AnyRow>, sqlx::Error> {
-        query.0.fetch_all(&self.read).await
+        let query = self.inner(query);
+        if !self.pooled {
+            return query.fetch_all(&self.read).await;
+        }
+        // Parsing and running a statement are two calls, which only a transaction keeps together.
+        let mut transaction = self.read.begin().await?;
+        let rows = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows)
     }
 
     /// Reads at most one row, outside any transaction.
@@ -140,7 +161,23 @@ impl Db {
     /// # Errors
     /// Those of the statement.
     pub async fn fetch_optional(&self, query: Query) -> Result<Option<AnyRow>, sqlx::Error> {
-        query.0.fetch_optional(&self.read).await
+        let query = self.inner(query);
+        if !self.pooled {
+            return query.fetch_optional(&self.read).await;
+        }
+        let mut transaction = self.read.begin().await?;
+        let row = query.fetch_optional(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(row)
+    }
+
+    /// The driver's own form of a statement. It is kept prepared, unless it would stay behind on a
+    /// connection that is another's next.
+    pub(crate) fn inner(
+        &self,
+        query: Query,
+    ) -> sqlx::query::Query<'static, Any, sqlx::any::AnyArguments> {
+        query.0.persistent(!self.pooled)
     }
 
     /// Follows the clock of a database that nodes share: what they write is compared with each other.
@@ -200,10 +237,6 @@ impl Query {
     {
         Query(self.0.bind(value))
     }
-
-    pub(crate) fn inner(self) -> sqlx::query::Query<'static, Any, sqlx::any::AnyArguments> {
-        self.0
-    }
 }
 
 const BEGIN_SQLITE: &str = "begin immediate";
@@ -213,15 +246,55 @@ const SQLITE_WRITER: &str = "pragma journal_mode = wal; pragma synchronous = ful
 const SQLITE_READER: &str =
     "pragma busy_timeout = 10000; pragma query_only = on; pragma cache_size = -2000;";
 
-async fn connect(url: &str, dialect: Dialect) -> Result<(AnyPool, AnyPool), sqlx::Error> {
+/// A URL without the parameters that are ours.
+struct Address {
+    url: String,
+    connections: u32,
+    pooled: bool,
+}
+
+impl Address {
+    fn read(url: &str, dialect: Dialect) -> Result<Address, DbError> {
+        let plain = Address { url: url.to_owned(), connections: CONNECTIONS, pooled: false };
+        let Some((base, parameters)) = url.split_once('?').filter(|_| dialect == Dialect::Postgres)
+        else {
+            return Ok(plain);
+        };
+        let mut address = Address { url: String::new(), ..plain };
+        let mut others = Vec::new();
+        for parameter in parameters.split('&') {
+            match parameter.split_once('=') {
+                Some(("pooler", "transaction")) => {
+                    address.pooled = true;
+                }
+                Some(("pooler", other)) => {
+                    let why = format!("pooler may be `transaction`, not `{other}`");
+                    return Err(DbError::Parameter(why));
+                }
+                Some(("connections_max", number)) => {
+                    let number = number.parse().ok().filter(|number| (2..=1_000).contains(number));
+                    let why = "connections_max must be a number from 2 to 1000";
+                    let number = number.ok_or_else(|| DbError::Parameter(why.to_owned()))?;
+                    address.connections = number;
+                }
+                _ => others.push(parameter),
+            }
+        }
+        address.url = format!("{base}?{}", others.join("&"));
+        Ok(address)
+    }
+}
+
+async fn connect(address: &Address, dialect: Dialect) -> Result<(AnyPool, AnyPool), sqlx::Error> {
+    let url = &address.url;
     match dialect {
         Dialect::Sqlite => {
             let options = AnyConnectOptions::from_str(&format!("{url}?mode=rwc"))?;
             let write = pool(options.clone(), 1, SQLITE_WRITER).await?;
-            Ok((write, pool(options, CONNECTIONS_MAX, SQLITE_READER).await?))
+            Ok((write, pool(options, READERS, SQLITE_READER).await?))
         }
         Dialect::Postgres => {
-            let pool = pool(AnyConnectOptions::from_str(url)?, CONNECTIONS_MAX, "").await?;
+            let pool = pool(AnyConnectOptions::from_str(url)?, address.connections, "").await?;
             Ok((pool.clone(), pool))
         }
     }
@@ -274,5 +347,16 @@ mod tests {
         let told = without_password("postgres://u:p:w@db.example:5432/skald");
         assert!(!told.contains("p:w") && told.ends_with("@db.example:5432/skald"), "{told}");
         assert_eq!(without_password("sqlite:///a/b@c"), "sqlite:///a/b@c");
+    }
+
+    #[test]
+    fn parameters_that_are_ours_are_taken_out_of_the_url() {
+        let read = |url: &str| Address::read(url, Dialect::Postgres);
+        let url = "postgres://u@h/d?sslmode=require&pooler=transaction&connections_max=30";
+        let address = read(url).ok().unwrap();
+        assert_eq!(address.url, "postgres://u@h/d?sslmode=require");
+        assert!(address.pooled && address.connections == 30);
+        assert!(read("postgres://h/d?pooler=session").is_err());
+        assert!(read("postgres://h/d?connections_max=1").is_err());
     }
 }

@@ -54,7 +54,7 @@ impl Tx {
     /// Those of the statement.
     pub async fn execute(&mut self, query: Query) -> Result<AnyQueryResult, sqlx::Error> {
         self.open_savepoint().await?;
-        query.inner().execute(&mut *self.transaction).await
+        self.db.inner(query).execute(&mut *self.transaction).await
     }
 
     /// Runs a statement and returns its rows.
@@ -63,7 +63,7 @@ impl Tx {
     /// Those of the statement.
     pub async fn fetch_all(&mut self, query: Query) -> Result<Vec<AnyRow>, sqlx::Error> {
         self.open_savepoint().await?;
-        query.inner().fetch_all(&mut *self.transaction).await
+        self.db.inner(query).fetch_all(&mut *self.transaction).await
     }
 
     /// Runs a statement and returns its first row.
@@ -72,7 +72,7 @@ impl Tx {
     /// Those of the statement.
     pub async fn fetch_optional(&mut self, query: Query) -> Result<Option<AnyRow>, sqlx::Error> {
         self.open_savepoint().await?;
-        query.inner().fetch_optional(&mut *self.transaction).await
+        self.db.inner(query).fetch_optional(&mut *self.transaction).await
     }
 
     /// The connection, for statements written with sqlx itself.
@@ -163,7 +163,7 @@ impl Tx {
 
     pub(crate) async fn keep(&mut self) -> Result<(), sqlx::Error> {
         if let Savepoint::Open { .. } = std::mem::replace(&mut self.savepoint, Savepoint::None) {
-            sql("release savepoint guard").inner().execute(&mut *self.transaction).await?;
+            self.db.inner(sql("release savepoint guard")).execute(&mut *self.transaction).await?;
         }
         Ok(())
     }
@@ -175,8 +175,8 @@ impl Tx {
             Savepoint::Open { outbox, work } => {
                 self.truncate(outbox, work);
                 let connection = &mut *self.transaction;
-                sql("rollback to savepoint guard").inner().execute(&mut *connection).await?;
-                sql("release savepoint guard").inner().execute(connection).await?;
+                self.db.inner(sql("rollback to savepoint guard")).execute(&mut *connection).await?;
+                self.db.inner(sql("release savepoint guard")).execute(connection).await?;
             }
         }
         Ok(())
@@ -195,7 +195,7 @@ impl Tx {
 
     async fn open_savepoint(&mut self) -> Result<(), sqlx::Error> {
         if let Savepoint::Armed { outbox, work } = self.savepoint {
-            sql("savepoint guard").inner().execute(&mut *self.transaction).await?;
+            self.db.inner(sql("savepoint guard")).execute(&mut *self.transaction).await?;
             self.savepoint = Savepoint::Open { outbox, work };
         }
         Ok(())

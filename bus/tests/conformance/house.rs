@@ -203,7 +203,7 @@ async fn broker() -> Option<JetStreamOptions> {
 }
 
 /// A database of its own: on the server that `SKALD_TEST_POSTGRES` names (`postgres://…` without a
-/// database), else a file in the folder.
+/// database, parameters behind a `?`), else a file in the folder.
 async fn database_url(folder: &TempDir, on_server: bool) -> String {
     let server = std::env::var("SKALD_TEST_POSTGRES").ok().filter(|_| on_server);
     let Some(server) = server else {
@@ -211,11 +211,12 @@ async fn database_url(folder: &TempDir, on_server: bool) -> String {
     };
     let name = folder.path().file_name().unwrap().to_string_lossy().to_lowercase();
     let name = format!("t_{}", name.trim_start_matches('.'));
+    let (server, parameters) = server.split_once('?').unwrap_or((&server, ""));
     sqlx::any::install_default_drivers();
     let mut admin = sqlx::AnyConnection::connect(&format!("{server}/postgres")).await.unwrap();
     let create = sqlx::AssertSqlSafe(format!("create database {name}"));
     let _ = sqlx::raw_sql(create).execute(&mut admin).await; // There already after a restart.
-    format!("{server}/{name}")
+    format!("{server}/{name}?{parameters}")
 }
 
 /// An event of `kind` about `key`, with the number `n`.
