@@ -42,7 +42,7 @@ pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next:
     }
     let answer = async {
         let (mut parts, body) = request.into_parts();
-        let body = linger(&parts.headers, body);
+        let body = linger(body);
         let principal = match auth::admit(&state, &parts).await {
             Ok(principal) => principal,
             Err(problem) => return problem.into_response(),

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use axum::Error;
 use axum::body::Body;
-use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use futures::StreamExt;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -21,12 +20,11 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Longest time for it.
 const TIME_MAX: Duration = Duration::from_secs(5);
 
-/// `body`, with its rest read when it is dropped early.
-pub(crate) fn linger(headers: &HeaderMap, body: Body) -> Body {
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let small = length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|n| n <= SMALL);
-    let empty = length.is_none() && !headers.contains_key(header::TRANSFER_ENCODING);
-    if small || empty { body } else { Body::new(Lingering(Some(body))) }
+/// `body`, with its rest read when it is dropped early. The length of one that was compressed is
+/// not known before its end.
+pub(crate) fn linger(body: Body) -> Body {
+    let small = body.size_hint().upper().is_some_and(|length| length <= SMALL);
+    if small || body.is_end_stream() { body } else { Body::new(Lingering(Some(body))) }
 }
 
 /// A body that is not at its end; `None` after that.
