@@ -118,13 +118,13 @@ fn over_http(event: &Event) {
     let headers = http::to_binary_headers(event);
     let find = headers.iter().find(|(name, _)| name == "content-type");
     let content_type = find.map(|(_, value)| value.as_str());
-    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let headers = headers.iter().map(|(name, value)| (name.as_ref(), value.as_bytes()));
     same(event, &http::binary(content_type, headers, event.data.to_bytes()), "HTTP");
 }
 
 fn over_nats(event: &Event) {
     let (headers, payload) = nats::to_message(event);
-    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let headers = headers.iter().map(|(name, value)| (name.as_ref(), value.as_str()));
     let read = nats::from_message(headers, payload).transpose();
     let read = read.unwrap_or_else(|| Err(ParseError::Malformed("no event".to_owned())));
     same(event, &read, "NATS");

@@ -1,5 +1,7 @@
 //! Attributes in headers: percent-encoded, the same for HTTP and NATS.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -42,28 +44,27 @@ pub(crate) fn decode(value: &[u8]) -> Result<String, &'static str> {
     String::from_utf8(bytes).map_err(|_| "must be UTF-8 after percent-decoding")
 }
 
-/// All attributes but the content type, which each protocol has its own place for.
-pub(crate) fn attributes(event: &Event) -> Vec<(String, String)> {
-    let mut headers = vec![
-        header("specversion", SPECVERSION),
-        header("id", event.id.as_str()),
-        header("source", event.source.as_str()),
-        header("type", event.kind.as_str()),
-    ];
-    let texts = [
-        ("subject", event.subject.as_deref()),
-        ("time", event.time.as_ref().map(crate::Time::as_str)),
-        ("dataschema", event.dataschema.as_deref()),
-    ];
-    headers.extend(texts.into_iter().filter_map(|(name, text)| Some(header(name, text?))));
-    let extensions = event.extensions.iter();
-    headers.extend(extensions.map(|(name, value)| header(name.as_str(), &value.to_string())));
-    headers
-}
+/// The name of a header; those that are always the same cost nothing.
+pub(crate) type Name = Cow<'static, str>;
 
-/// One attribute as a header.
-pub(crate) fn header(name: &str, text: &str) -> (String, String) {
-    (format!("{PREFIX}{name}"), encode(text))
+/// All attributes but the content type, which each protocol has its own place for.
+pub(crate) fn attributes(event: &Event) -> Vec<(Name, String)> {
+    let mut headers = Vec::with_capacity(8 + event.extensions.len());
+    headers.push(("ce-specversion".into(), SPECVERSION.to_owned()));
+    headers.push(("ce-id".into(), encode(event.id.as_str())));
+    headers.push(("ce-source".into(), encode(event.source.as_str())));
+    headers.push(("ce-type".into(), encode(event.kind.as_str())));
+    let texts = [
+        ("ce-subject", event.subject.as_deref()),
+        ("ce-time", event.time.as_ref().map(crate::Time::as_str)),
+        ("ce-dataschema", event.dataschema.as_deref()),
+    ];
+    headers.extend(texts.into_iter().filter_map(|(name, text)| Some((name.into(), encode(text?)))));
+    for (name, value) in event.extensions.iter() {
+        let name = Cow::Owned(format!("{PREFIX}{}", name.as_str()));
+        headers.push((name, encode(&value.to_string())));
+    }
+    headers
 }
 
 /// The name of the attribute that a header carries, in lower case, if it carries one.

@@ -1,5 +1,7 @@
 //! Events over HTTP: the four forms in which they come, and the binary form for the way out.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::event::read_json;
@@ -155,7 +157,7 @@ pub fn short(body: &[u8], defaults: impl FnOnce() -> Defaults) -> Result<Event, 
 /// The headers of an event in binary form: `content-type` (unless it has no data and names none)
 /// and a `ce-` header for each other attribute. The body is [`Data::to_bytes`].
 #[must_use]
-pub fn to_binary_headers(event: &Event) -> Vec<(String, String)> {
+pub fn to_binary_headers(event: &Event) -> Vec<(Cow<'static, str>, String)> {
     let mut headers = header_value::attributes(event);
     let content_type = match (&event.datacontenttype, &event.data) {
         (Some(declared), _) => Some(declared.as_ref()),
@@ -164,6 +166,6 @@ pub fn to_binary_headers(event: &Event) -> Vec<(String, String)> {
         (None, Data::Text(_)) => Some("text/plain"),
         (None, Data::Binary(_)) => Some("application/octet-stream"),
     };
-    headers.extend(content_type.map(|value| ("content-type".to_owned(), value.to_owned())));
+    headers.extend(content_type.map(|value| ("content-type".into(), value.to_owned())));
     headers
 }

@@ -1,5 +1,7 @@
 //! Events over NATS, after the CloudEvents binding: attributes in headers, data as the payload.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::{Data, Event, ExtensionValue, Faults, ParseError, header_value, media_type};
@@ -13,7 +15,7 @@ const EXTENSION_TYPES: &str = "Skald-Extension-Types";
 /// All attributes are headers here, `ce-datacontenttype` included. It is left out only where the
 /// payload alone tells that it is JSON. A header of our own tells which extensions are no texts.
 #[must_use]
-pub fn to_message(event: &Event) -> (Vec<(String, String)>, Bytes) {
+pub fn to_message(event: &Event) -> (Vec<(Cow<'static, str>, String)>, Bytes) {
     let mut headers = header_value::attributes(event);
     let content_type = match (&event.datacontenttype, &event.data) {
         (Some(declared), _) => Some(declared.as_ref()),
@@ -21,14 +23,16 @@ pub fn to_message(event: &Event) -> (Vec<(String, String)>, Bytes) {
         (None, Data::Text(_)) => Some("text/plain"),
         (None, Data::Binary(_)) => Some("application/octet-stream"),
     };
-    headers.extend(content_type.map(|value| header_value::header("datacontenttype", value)));
+    headers.extend(
+        content_type.map(|value| ("ce-datacontenttype".into(), header_value::encode(value))),
+    );
     let types: Vec<String> = event
         .extensions
         .iter()
         .filter_map(|(name, value)| Some(format!("{}={}", name.as_str(), type_name(value)?)))
         .collect();
     if !types.is_empty() {
-        headers.push((EXTENSION_TYPES.to_owned(), types.join(",")));
+        headers.push((EXTENSION_TYPES.into(), types.join(",")));
     }
     (headers, event.data.to_bytes())
 }

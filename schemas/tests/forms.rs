@@ -138,7 +138,7 @@ fn nats_messages_are_binary_structured_or_plain() {
         ..Event::from_json(EVENT.as_bytes()).unwrap()
     };
     let (headers, payload) = nats::to_message(&event);
-    assert!(headers.contains(&("ce-datacontenttype".to_owned(), "text/plain".to_owned())));
+    assert!(headers.contains(&("ce-datacontenttype".into(), "text/plain".to_owned())));
     let upper: Vec<(String, String)> =
         headers.into_iter().map(|(name, value)| (name.to_uppercase(), value)).collect();
     let headers = upper.iter().map(|(name, value)| (name.as_str(), value.as_str()));

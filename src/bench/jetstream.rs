@@ -65,7 +65,7 @@ impl JetStream {
             let mut headers = async_nats::HeaderMap::new();
             headers.insert("Nats-Msg-Id", format!("{} {}", event.source, event.id));
             for (name, value) in attributes {
-                headers.insert(name, value);
+                headers.insert(name.into_owned(), value);
             }
             let sending = self.context.publish_with_headers(SUBJECT, headers, payload);
             window.push_back(sending.await?);

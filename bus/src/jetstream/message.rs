@@ -4,10 +4,11 @@
 //! an event whose type is the subject. What is none of these stands in the log as an event that
 //! tells of it, of the type [`INVALID_MESSAGE`]; the consumer `ingest` makes it a dead letter.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderName};
 use base64::Engine as _;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -44,7 +45,10 @@ pub(super) fn outgoing(event: &Event) -> Outgoing {
         headers.insert(MESSAGE_ID, format!("{source} {id}"));
     }
     for (name, value) in attributes {
-        headers.insert(name, value);
+        match name {
+            Cow::Borrowed(name) => headers.insert(HeaderName::from_static(name), value),
+            Cow::Owned(name) => headers.insert(name, value),
+        }
     }
     Outgoing { subject: format!("{PREFIX}{}", event.kind), headers, payload }
 }

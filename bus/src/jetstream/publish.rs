@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::message::PublishMessage;
@@ -40,6 +41,7 @@ const BATCH_TIMEOUT: Duration = Duration::from_secs(6);
 const BATCH_HAS_DUPLICATE: u64 = 10_201;
 
 pub(super) struct Publisher {
+    client: Client,
     context: Context,
     stream: String,
     /// The highest position acknowledged; a new event that is sent after that and acknowledged below
@@ -89,7 +91,8 @@ struct BrokerError {
 impl Publisher {
     pub(super) fn new(context: Context, stream: String, last: Seq, fault: Fault) -> Publisher {
         let highest = AtomicI64::new(last.get());
-        Publisher { context, stream, highest, fault, batches: Semaphore::new(BATCHES_MAX) }
+        let (client, batches) = (context.client(), Semaphore::new(BATCHES_MAX));
+        Publisher { client, context, stream, highest, fault, batches }
     }
 
     pub(super) async fn publish(&self, events: &[Event]) -> Result<Vec<Receipt>, PublishError> {
@@ -163,7 +166,7 @@ impl Publisher {
         if self.is_cut_off() {
             return Err(Ok(Attempt::CutOff));
         }
-        let client = self.context.client();
+        let client = &self.client;
         let most = client.max_payload();
         let id = uuid::Uuid::now_v7().simple().to_string();
         let mut answer = None;
@@ -240,7 +243,7 @@ impl Publisher {
     }
 
     fn is_cut_off(&self) -> bool {
-        self.context.client().connection_state() != State::Connected
+        self.client.connection_state() != State::Connected
     }
 
     /// A new event stands after everything that was there before it was sent.

@@ -116,9 +116,9 @@ async fn an_event_that_the_broker_holds_twice_is_done_once() {
     house.settled("scripted").await;
     for again in 0..3 {
         let (mut pairs, payload) = schemas::nats::to_message(&event);
-        pairs.push(("Nats-Msg-Id".to_owned(), format!("past the window {again}")));
+        pairs.push(("Nats-Msg-Id".into(), format!("past the window {again}")));
         let pairs: Vec<(&str, &str)> =
-            pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            pairs.iter().map(|(n, v)| (n.as_ref(), v.as_str())).collect();
         let sent = context.publish_with_headers("events.a", headers(&pairs), payload);
         sent.await.unwrap().await.unwrap();
     }
