@@ -1,0 +1,27 @@
+//! Sagas: writes on several services, all of them done or all undone, through any crash.
+//!
+//! How one saga travels: a [`Definition`] is data, read and checked from YAML, JSON or Rust.
+
+mod name;
+pub use name::{InvalidName, NAME_BYTES_MAX, Name};
+
+mod document;
+pub use document::{Node, SOURCE_BYTES_MAX, Tree};
+
+pub mod template;
+
+pub mod definition;
+pub use definition::Definition;
+
+mod transition;
+pub use transition::{IllegalTransition, Operation, Outcome, Reason, Transition};
+
+mod request;
+pub use request::{Answer, Call, Request, RequestId};
+
+mod state;
+pub use state::{Cell, Half, Start, State, Status, StepStatus, UndoCell};
+
+pub mod planner;
+
+pub mod simulation;
