@@ -15,6 +15,7 @@ struct Migration {
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "core", text: include_str!("../../migrations/0001_core.sql") },
     Migration { version: 2, name: "nodes", text: include_str!("../../migrations/0002_nodes.sql") },
+    Migration { version: 4, name: "sagas", text: include_str!("../../migrations/0004_sagas.sql") },
 ];
 
 /// Applies what is missing, all in one transaction. Other processes that start meanwhile wait.

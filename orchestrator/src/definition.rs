@@ -345,6 +345,12 @@ impl Definition {
         self.steps.iter().filter(sends).collect()
     }
 
+    /// Whether a step waits for an event.
+    #[must_use]
+    pub fn waits_for_events(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Event(_)))
+    }
+
     /// The step after which nothing is undone.
     #[must_use]
     pub fn point_of_no_return(&self) -> Option<usize> {

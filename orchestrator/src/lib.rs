@@ -25,3 +25,21 @@ pub use state::{Cell, Half, Start, State, Status, StepStatus, UndoCell};
 pub mod planner;
 
 pub mod simulation;
+
+mod definitions;
+pub use definitions::{Definitions, RegisterError, Registered};
+
+pub mod store;
+
+mod lock;
+
+mod metrics;
+
+mod participants;
+pub use participants::{Invocation, Methods, Participants};
+
+pub mod engine;
+pub use engine::{Engine, InputError, NewSaga, Options, Running, StartError, Told};
+
+mod on_events;
+pub use on_events::StartSagas;

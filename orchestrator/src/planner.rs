@@ -14,6 +14,7 @@ mod wanted;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::definition::{Action, OnUnknown, Step};
@@ -25,7 +26,8 @@ use crate::transition::{IllegalTransition, Operation, Transition};
 pub const KEPT_MAX: usize = 100;
 
 /// Something that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Input {
     /// It begins.
     Start,
@@ -74,7 +76,8 @@ pub enum Input {
 }
 
 /// What a person can do to a saga.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Command {
     /// Undo what was done; it ends cancelled.
     Cancel,
@@ -268,6 +271,17 @@ impl Planner<'_> {
             {
                 self.unclear_action(name, error, *retry_after)
             }
+            // A child that was abandoned: a person gave up knowing.
+            (StepStatus::Acting, None, Answer::Unclear { error, .. }) => {
+                let child = self.state.find(name).is_some_and(|(at, _)| {
+                    calls::is_child(&self.state.start.definition.steps[at], Operation::Action)
+                });
+                if child {
+                    self.emit(Transition::Unknown { step, error: error.clone() })
+                } else {
+                    Ok(())
+                }
+            }
             (StepStatus::Acting, None, Answer::Later) if !cell.half.waits => {
                 self.later(name, Operation::Action)
             }
@@ -320,8 +334,11 @@ impl Planner<'_> {
 
     fn later(&mut self, name: &str, operation: Operation) -> Result<(), Refusal> {
         let Some((at, _)) = self.state.find(name) else { return Ok(()) };
-        let timeout = self.state.start.definition.steps[at].callback_timeout;
-        let until_us = self.moment.at_us.saturating_add(bus::Span(timeout).micros());
+        let step = &self.state.start.definition.steps[at];
+        let until_us = match calls::is_child(step, operation) {
+            true => i64::MAX, // A child ends by itself, however long it takes.
+            false => self.moment.at_us.saturating_add(bus::Span(step.callback_timeout).micros()),
+        };
         self.emit(Transition::Later { step: name.to_owned(), operation, until_us })
     }
 

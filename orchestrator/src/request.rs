@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::transition::{Operation, Outcome};
@@ -42,7 +43,7 @@ impl Request {
 }
 
 /// A request of a saga, whatever the attempt.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId {
     /// The step.
     pub step: String,
@@ -109,7 +110,8 @@ pub enum Call {
 }
 
 /// What came of a request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// Done, with its output.
     Done(Value),

@@ -200,7 +200,7 @@ pub struct Half {
     /// Until when something else is waited for: a callback, a signal, a time.
     pub(crate) until_us: Option<i64>,
     /// Whether something else is waited for.
-    pub(crate) waits: bool,
+    pub waits: bool,
     /// Whether a person must decide.
     pub stuck: bool,
     pub(crate) refused: bool,

@@ -19,6 +19,14 @@ pub(super) fn retry_of(step: &Step, operation: Operation) -> &Retry {
     }
 }
 
+/// Whether an operation of a step runs another saga.
+pub(super) fn is_child(step: &Step, operation: Operation) -> bool {
+    match (operation, &step.undo) {
+        (Operation::Compensation, Undo::Call { action, .. }) => matches!(action, Action::Child(_)),
+        _ => matches!(step.action, Action::Child(_)),
+    }
+}
+
 /// What an operation of a step is to do.
 ///
 /// # Errors

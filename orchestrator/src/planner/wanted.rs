@@ -38,7 +38,7 @@ impl State {
         }
         let deadline = self.deadline_us().filter(|_| self.waits_for_deadline());
         let of = |half: &Half| match half.waits {
-            true => half.until_us,
+            true => half.until_us.filter(|until| *until != i64::MAX),
             false => Some(half.due_us).filter(|due| *due > now_us),
         };
         let cells = self.cells.values().filter_map(|cell| match active(cell) {
