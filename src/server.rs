@@ -1,5 +1,6 @@
 //! Starts and stops a node: opens log and database, runs the consumers, answers HTTP.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use bus::{
 use consumers::analytics::CountEvents;
 use consumers::push::PushWorker;
 use egress::{Egress, EgressError, EgressPolicy, PrivateNetworks};
+use orchestrator::{Definitions, Engine, Options, Participants, StartSagas};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -113,6 +115,7 @@ pub struct Node {
     log: Arc<dyn Log>,
     platform: bus::Running,
     push: tokio::task::JoinHandle<()>,
+    sagas: orchestrator::Running,
     http: tokio::task::JoinHandle<std::io::Result<()>>,
     stop: CancellationToken,
     stop_push: CancellationToken,
@@ -147,6 +150,10 @@ impl Node {
         })?;
         let seal = seal(&settings, profile)?;
         handlers.push(Arc::new(Whole::new(CountEvents, Kind::Builtin)));
+        let definitions = Definitions::new(db.clone());
+        let env = saga_env(&settings);
+        handlers
+            .push(Arc::new(Whole::new(StartSagas::new(definitions.clone(), &env), Kind::Builtin)));
         let mut parts: Vec<Arc<str>> =
             handlers.iter().map(|handler| Arc::clone(&handler.spec().name)).collect();
         parts.push(bus::lineage::IndexLineage::NAME.into());
@@ -170,11 +177,21 @@ impl Node {
             stop: stop_push.clone(),
         };
         let push = tokio::spawn(push.run());
+        let called = Egress::new(EgressPolicy {
+            allow_private: participant_networks(&settings, profile),
+            ..EgressPolicy::DEFAULT
+        })?;
+        let participants = Participants::new(called.clone(), HashMap::new());
+        let options = Options { env, retention: settings.sagas.retention.0 };
+        let node = platform.node().clone();
+        let (engine, sagas) = Engine::start_on(definitions, node, participants, options).await?;
         let stop = CancellationToken::new();
         let state = State::new(Shared {
             db: db.clone(),
             log: Arc::clone(&log),
             egress,
+            participants: called,
+            sagas: engine,
             access,
             keys,
             parts,
@@ -189,7 +206,7 @@ impl Node {
         let http = tokio::spawn(async move {
             axum::serve(listener, router).with_graceful_shutdown(ended).await
         });
-        Ok(Node { address, db, log, platform, push, http, stop, stop_push, _lock: lock })
+        Ok(Node { address, db, log, platform, push, sagas, http, stop, stop_push, _lock: lock })
     }
 
     /// Where it listens.
@@ -219,6 +236,7 @@ impl Node {
         self.stop.cancel();
         let served = tokio::time::timeout(DRAIN, self.http).await;
         self.stop_push.cancel();
+        self.sagas.stop().await;
         self.platform.stop().await;
         if tokio::time::timeout(Duration::from_secs(1), self.push).await.is_err() {
             tracing::warn!("some pushes were cut off; they are posted again after the next start");
@@ -355,6 +373,23 @@ fn private_networks(settings: &Settings, profile: Profile) -> PrivateNetworks {
             PrivateNetworks::Only(networks.cloned().collect())
         }
     }
+}
+
+/// What participants of sagas may be reached beside the public ones.
+fn participant_networks(settings: &Settings, profile: Profile) -> PrivateNetworks {
+    match private_networks(settings, profile) {
+        PrivateNetworks::Only(mut networks) => {
+            networks.extend(settings.sagas.allow_private_networks.iter().cloned());
+            PrivateNetworks::Only(networks)
+        }
+        all @ PrivateNetworks::All => all,
+    }
+}
+
+/// What definitions may read of the environment: what the configuration lists, where it is set.
+fn saga_env(settings: &Settings) -> BTreeMap<String, String> {
+    let read = |name: &String| Some((name.clone(), std::env::var(name).ok()?));
+    settings.sagas.env.iter().filter_map(read).collect()
 }
 
 /// The one line on stdout: where to go. Programs that start this one read it too.

@@ -9,7 +9,7 @@ use crate::Dialect;
 const SIZES: [usize; 5] = [256, 64, 16, 4, 1];
 
 /// Cuts `rows` into slices of those sizes.
-pub(crate) fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+pub fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let size = SIZES.into_iter().find(|size| *size <= rows.len())?;
         let (chunk, rest) = rows.split_at(size);
@@ -21,7 +21,8 @@ pub(crate) fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
 /// `($1, $2), ($3, $4)`: placeholders for `rows` rows of `columns` columns, which are all that the
 /// statement binds. On SQLite `(?, ?), (?, ?)`: it looks named ones up in a list, one by one, which
 /// takes most of the time of a statement with thousands of them.
-pub(crate) fn rows(dialect: Dialect, rows: usize, columns: usize) -> String {
+#[must_use]
+pub fn rows(dialect: Dialect, rows: usize, columns: usize) -> String {
     let mut text = String::with_capacity(rows * columns * 6);
     for row in 0..rows {
         text.push_str(if row == 0 { "(" } else { ", (" });
@@ -35,7 +36,8 @@ pub(crate) fn rows(dialect: Dialect, rows: usize, columns: usize) -> String {
 }
 
 /// `$1, $2, $3`: `count` placeholders from `$first` on.
-pub(crate) fn list(first: usize, count: usize) -> String {
+#[must_use]
+pub fn list(first: usize, count: usize) -> String {
     let mut text = String::with_capacity(count * 5);
     for index in first..first + count {
         let comma = if index == first { "" } else { ", " };
@@ -45,7 +47,8 @@ pub(crate) fn list(first: usize, count: usize) -> String {
 }
 
 /// `when $1 then $2 when $3 then $4`: the arms of a `case`, from `$first` on.
-pub(crate) fn arms(first: usize, count: usize) -> String {
+#[must_use]
+pub fn arms(first: usize, count: usize) -> String {
     let mut text = String::new();
     for arm in 0..count {
         let _ = write!(text, "when ${} then ${} ", first + arm * 2, first + arm * 2 + 1);

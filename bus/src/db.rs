@@ -224,7 +224,7 @@ pub fn sql(text: &'static str) -> Query {
 /// A statement whose text was put together from fixed parts: only the number of its placeholders
 /// varies, never a value.
 #[must_use]
-pub(crate) fn built(text: String) -> Query {
+pub fn built(text: String) -> Query {
     Query(sqlx::query(sqlx::AssertSqlSafe(text)))
 }
 

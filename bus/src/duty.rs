@@ -9,7 +9,7 @@ use crate::{Db, Span};
 ///
 /// # Errors
 /// Those of the database.
-pub(crate) async fn hold(db: &Db, name: &'static str, node: &NodeId) -> Result<bool, sqlx::Error> {
+pub async fn hold(db: &Db, name: &'static str, node: &NodeId) -> Result<bool, sqlx::Error> {
     let mut tx = db.begin().await?;
     let now_us = tx.clock().now().as_micros();
     let query = sql("insert into duty (name, node, lease_until_us) values ($1, $2, $3)

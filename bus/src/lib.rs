@@ -28,7 +28,7 @@ mod tail;
 pub use tail::tail;
 
 mod partition;
-pub use partition::{PARTITIONS, partition_of};
+pub use partition::{PARTITIONS, partition_of, partition_of_key};
 
 mod metrics;
 
@@ -48,7 +48,7 @@ pub mod embedded;
 pub use embedded::EmbeddedLog;
 
 #[cfg(feature = "database")]
-mod bulk;
+pub mod bulk;
 
 pub mod signals;
 pub use signals::Signals;
@@ -56,7 +56,7 @@ pub use signals::Signals;
 #[cfg(feature = "database")]
 mod db;
 #[cfg(feature = "database")]
-pub use db::{Db, DbError, Dialect, Query, sql};
+pub use db::{Db, DbError, Dialect, Query, built, sql};
 
 #[cfg(feature = "database")]
 mod migrate;
@@ -110,7 +110,7 @@ mod assignment;
 #[cfg(feature = "database")]
 mod node;
 #[cfg(feature = "database")]
-pub use node::NodeId;
+pub use node::{LEASE as NODE_LEASE, NodeId, RENEW as NODE_RENEW};
 
 #[cfg(feature = "database")]
 mod coverage;
@@ -142,7 +142,7 @@ pub mod replay;
 mod replayer;
 
 #[cfg(feature = "database")]
-mod duty;
+pub mod duty;
 
 #[cfg(feature = "database")]
 mod inbox;

@@ -15,6 +15,7 @@ struct Migration {
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "core", text: include_str!("../../migrations/0001_core.sql") },
     Migration { version: 2, name: "nodes", text: include_str!("../../migrations/0002_nodes.sql") },
+    Migration { version: 4, name: "sagas", text: include_str!("../../migrations/0004_sagas.sql") },
 ];
 
 /// Applies what is missing, all in one transaction. Other processes that start meanwhile wait.
@@ -51,7 +52,8 @@ async fn apply(tx: &mut Tx) -> Result<(), DbError> {
             return Err(DbError::Changed(found));
         }
     }
-    for migration in &MIGRATIONS[applied.len().min(MIGRATIONS.len())..] {
+    let is_applied = |version| applied.iter().any(|row| row.get::<i64, _>(0) == version);
+    for migration in MIGRATIONS.iter().filter(|migration| !is_applied(migration.version)) {
         tx.execute_script(&for_dialect(migration.text, dialect)).await.map_err(DbError::Prepare)?;
         let now = tx.clock().now().as_micros();
         let note = sql("insert into schema_migration (version, name, text_hash, applied_at_us)

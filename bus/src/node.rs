@@ -17,9 +17,9 @@ use crate::failure::chain;
 use crate::{Db, Span, signals, work};
 
 /// How long a node keeps what it has without a sign of life.
-pub(crate) const LEASE: Duration = Duration::from_secs(8);
+pub const LEASE: Duration = Duration::from_secs(8);
 /// How often it shows that it lives, and renews what it has.
-pub(crate) const RENEW: Duration = Duration::from_secs(2);
+pub const RENEW: Duration = Duration::from_secs(2);
 
 /// One process that shares the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +103,8 @@ async fn free(tx: &mut crate::Tx, node: &str) -> Result<(), sqlx::Error> {
     let partitions = sql("update consumer_partition set node = null where node = $1");
     tx.execute(partitions.bind(node.to_owned())).await?;
     tx.execute(sql("delete from duty where node = $1").bind(node.to_owned())).await?;
+    let shards = sql("update saga_shard set node = null where node = $1");
+    tx.execute(shards.bind(node.to_owned())).await?;
     work::free_owned(tx, Some(node)).await
 }
 
@@ -113,6 +115,7 @@ pub(crate) async fn free_all(db: &Db) -> Result<(), sqlx::Error> {
     tx.execute(sql("delete from node")).await?;
     tx.execute(sql("delete from duty")).await?;
     tx.execute(sql("update consumer_partition set node = null where node is not null")).await?;
+    tx.execute(sql("update saga_shard set node = null where node is not null")).await?;
     work::free_owned(&mut tx, None).await?;
     tx.commit().await
 }

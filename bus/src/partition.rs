@@ -10,7 +10,13 @@ pub const PARTITIONS: i64 = 16;
 /// on every node and in every version.
 #[must_use]
 pub fn partition_of(event: &Event) -> i64 {
-    let hash = fnv1a(event.partition_key().as_bytes());
+    partition_of_key(event.partition_key())
+}
+
+/// The partition of a key, as [`partition_of`] finds that of an event.
+#[must_use]
+pub fn partition_of_key(key: &str) -> i64 {
+    let hash = fnv1a(key.as_bytes());
     // The low bits of FNV-1a alone spread short keys badly; fold the high half in.
     let folded = (hash >> 32) ^ hash;
     i64::try_from(folded % PARTITIONS.unsigned_abs()).unwrap_or(0)

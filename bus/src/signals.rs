@@ -16,6 +16,10 @@ pub const CONFIG: &str = "config";
 pub const REPLAY: &str = "replay";
 /// Work ended.
 pub const OUTCOME: &str = "outcome";
+/// A saga was started, or something for it came in.
+pub const SAGA: &str = "saga";
+/// A saga ended or is stuck.
+pub const SAGA_ENDED: &str = "saga-ended";
 
 /// Topics that tasks wait on. Within a process a wake-up is never lost: a receiver sees every notify
 /// since it last looked. To other nodes it may be, so whoever waits looks once a second anyway.

@@ -149,7 +149,7 @@ impl Tx {
     }
 
     /// Wakes those who wait for `topic` once this has committed.
-    pub(crate) fn wake(&mut self, topic: &'static str) {
+    pub fn wake(&mut self, topic: &'static str) {
         if !self.wake.contains(&topic) {
             self.wake.push(topic);
         }

@@ -12,7 +12,7 @@ use crate::egress_policy::{EgressPolicy, PrivateNetworks};
 use crate::lookup::{Lookup, SystemLookup};
 use crate::refused_address::RefusedAddress;
 use crate::request::{Request, without_owned_headers};
-use crate::response::{Response, read_body};
+use crate::response::{RESPONSE_BODY_BYTES_MAX, Response, read_body};
 use crate::target::Target;
 
 const USER_AGENT: &str = concat!("skald/", env!("CARGO_PKG_VERSION"));
@@ -24,6 +24,7 @@ const USER_AGENT: &str = concat!("skald/", env!("CARGO_PKG_VERSION"));
 pub struct Egress {
     client: Client,
     allow_private: Arc<PrivateNetworks>,
+    response_bytes_max: usize,
 }
 
 impl Egress {
@@ -65,7 +66,15 @@ impl Egress {
             .pool_max_idle_per_host(policy.idle_connections_per_host_max)
             .build()
             .map_err(EgressError::Build)?;
-        Ok(Egress { client, allow_private })
+        Ok(Egress { client, allow_private, response_bytes_max: RESPONSE_BODY_BYTES_MAX })
+    }
+
+    /// The same client, reading up to `bytes` of each response instead of
+    /// [`RESPONSE_BODY_BYTES_MAX`]: for answers that are used and not only shown.
+    #[must_use]
+    pub fn with_response_bytes_max(mut self, bytes: usize) -> Egress {
+        self.response_bytes_max = bytes;
+        self
     }
 
     /// Parses a URL and checks what can be checked without a lookup, when an endpoint is
@@ -107,7 +116,7 @@ impl Egress {
             .body(request.body)
             .send()
             .await?;
-        let (body, truncated) = read_body(&mut response).await?;
+        let (body, truncated) = read_body(&mut response, self.response_bytes_max).await?;
         Ok(Response {
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),

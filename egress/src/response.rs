@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::retry_after;
 
-/// How many bytes of a body are read. Enough to show a person what an endpoint answered, little
+/// How many bytes of a body are read, unless the client says otherwise. Enough to show a person what an endpoint answered, little
 /// enough to keep for thousands of exchanges at once.
 pub const RESPONSE_BODY_BYTES_MAX: usize = 64 * 1024;
 
@@ -18,7 +18,8 @@ pub struct Response {
     pub status: StatusCode,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body as it was sent, at most [`RESPONSE_BODY_BYTES_MAX`] bytes of it.
+    /// The body as it was sent, at most [`RESPONSE_BODY_BYTES_MAX`] bytes of it, or as many as the
+    /// client was made for.
     pub body: Bytes,
     /// Whether there was more body than that; the rest was not read.
     pub truncated: bool,
@@ -36,15 +37,16 @@ impl Response {
     }
 }
 
-/// Reads a body up to [`RESPONSE_BODY_BYTES_MAX`]; true means that there was more.
+/// Reads a body up to `bytes_max`; true means that there was more.
 ///
 /// Dropping the response then closes the connection, so the rest is never received.
 pub(crate) async fn read_body(
     response: &mut reqwest::Response,
+    bytes_max: usize,
 ) -> Result<(Bytes, bool), reqwest::Error> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await? {
-        let room = RESPONSE_BODY_BYTES_MAX - body.len();
+        let room = bytes_max - body.len();
         if chunk.len() > room {
             body.extend_from_slice(&chunk[..room]);
             return Ok((body.freeze(), true));

@@ -46,7 +46,10 @@ pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, P
 /// Whether a request may take a while because it was asked to: long polls, and replays, which count
 /// their events first.
 pub(crate) fn waits(path: &str) -> bool {
-    path.ends_with("/lease") || path == "/v1/replays"
+    path.ends_with("/lease")
+        || path == "/v1/replays"
+        || path.starts_with("/v1/sagas")
+        || path == "/v1/wait"
 }
 
 fn scope(method: &Method, path: &str) -> Scope {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, RawQuery, State as Extract};
 use axum::{Extension, Json};
 use bus::{Coverage, Progress, Read, Recorded, Seq, lineage, registry};
+use orchestrator::store::{self, SagaRow};
 use schemas::{Event, Pattern, Patterns, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,6 +14,7 @@ use crate::api::State;
 use crate::api::body::Fields;
 use crate::api::listing::{Items, limit, position};
 use crate::api::problem::Problem;
+use crate::api::sagas::SagaBody;
 use crate::keys::Principal;
 
 /// Events looked at in one go while filtering.
@@ -65,12 +67,16 @@ pub(crate) struct TraceBody {
     mails: [(); 0],
     #[schema(value_type = Vec<Object>)]
     deliveries: [(); 0],
-    #[schema(value_type = Vec<Object>)]
-    sagas: [(); 0],
+    sagas: Vec<SagaBody>,
     #[schema(value_type = Vec<Object>)]
     tasks: [(); 0],
     events: Vec<EventBody>,
 }
+
+/// Events of a trace whose sagas are looked for.
+const TRACED_FOR_SAGAS: usize = 100;
+/// Sagas of one event that are shown.
+const SAGAS_OF_AN_EVENT: i64 = 100;
 
 /// Which events a page is of.
 struct Wanted {
@@ -229,8 +235,17 @@ pub(crate) async fn trace(
 ) -> Result<Json<TraceBody>, Problem> {
     let root = find(&state, &seq).await?;
     let events = lineage::trace(&state.db, state.log.as_ref(), &root).await?;
+    let mut sagas = Vec::new();
+    for event in std::iter::once(&root).chain(&events).take(TRACED_FOR_SAGAS) {
+        let cause = Some(event.event.id.to_string());
+        let wanted = store::Wanted { cause, limit: SAGAS_OF_AN_EVENT, ..store::Wanted::default() };
+        let found = store::list(&state.db, &wanted).await?;
+        let source = event.event.source.as_str();
+        let same = |row: &SagaRow| row.cause.as_ref().is_some_and(|(_, of)| of == source);
+        sagas.extend(found.into_iter().filter(same).map(SagaBody::from));
+    }
     let events = events.iter().map(|event| EventBody::from(&**event)).collect();
-    Ok(Json(TraceBody { mails: [], deliveries: [], sagas: [], tasks: [], events }))
+    Ok(Json(TraceBody { mails: [], deliveries: [], sagas, tasks: [], events }))
 }
 
 async fn find(state: &State, seq: &str) -> Result<Arc<Recorded>, Problem> {

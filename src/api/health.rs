@@ -77,6 +77,15 @@ async fn refresh(state: &State) -> Result<(), Problem> {
             gauge!("skald_work_rows", "kind" => kind, "state" => work_state).set(count as f64);
         }
     }
+    let now = state.db.clock().now().as_micros();
+    let open = orchestrator::store::open(&state.db).await?;
+    for status in ["running", "compensating", "stuck"] {
+        let found = open.iter().find(|(known, ..)| known == status);
+        let count = found.map_or(0, |(_, count, _)| *count);
+        let age = found.map_or(0, |(_, _, made)| now - made);
+        gauge!("skald_sagas_open", "status" => status).set(count as f64);
+        gauge!("skald_saga_oldest_seconds", "status" => status).set(age as f64 / 1e6);
+    }
     let staged = state.db.fetch_optional(sql("select count(*) from outbox")).await?;
     gauge!("skald_outbox_rows").set(staged.map_or(0, |row| row.get::<i64, _>(0)) as f64);
     Ok(())

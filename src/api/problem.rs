@@ -211,6 +211,32 @@ impl From<ReplayError> for Problem {
     }
 }
 
+impl From<orchestrator::StartError> for Problem {
+    fn from(error: orchestrator::StartError) -> Problem {
+        use orchestrator::StartError as E;
+        match error {
+            E::NoDefinition(_) => Problem::fault("/definition", error.to_string()),
+            E::Id(error) => Problem::fault("/id", error.to_string()),
+            E::TooLarge => Problem::too_large(error.to_string()),
+            E::Conflict(_) => Problem::conflict(error.to_string()),
+            error => Problem::of_backend("the database", &error),
+        }
+    }
+}
+
+impl From<orchestrator::InputError> for Problem {
+    fn from(error: orchestrator::InputError) -> Problem {
+        use orchestrator::InputError as E;
+        use orchestrator::planner::Refusal;
+        match error {
+            E::NoSaga(id) => Problem::not_found(&format!("saga `{id}`")),
+            E::Refused(Refusal::NoStep(step)) => Problem::not_found(&format!("step `{step}`")),
+            E::Refused(Refusal::Conflict(detail)) => Problem::conflict(detail),
+            error => Problem::of_backend("the database", &error),
+        }
+    }
+}
+
 impl From<TimeseriesError> for Problem {
     fn from(error: TimeseriesError) -> Problem {
         match error {

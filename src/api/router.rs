@@ -15,18 +15,19 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::api::problem::Problem;
 use crate::api::{State, analytics, consumers, dead_letters, events, gate, health, leases};
-use crate::api::{publish, replays, stream};
+use crate::api::{publish, replays, saga_commands, saga_definitions, sagas, stream};
 
 /// Largest body of a request that publishes nothing: 1 MiB.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Skald", description = "An event platform: publish, consume, retry, replay."),
+    info(title = "Skald", description = "An event platform: publish, consume, retry, replay, sagas."),
     tags(
         (name = "events", description = "Publish events, read them, follow them"),
         (name = "consumers", description = "Who gets which events"),
         (name = "replays", description = "Events of the past, handed over again"),
+        (name = "sagas", description = "Writes on several services: all of them or none"),
         (name = "analytics", description = "Questions to the rollups"),
         (name = "operations", description = "For those who watch"),
     )
@@ -62,6 +63,22 @@ pub fn router(state: State) -> Router {
         .routes(routes!(replays::pause))
         .routes(routes!(replays::resume))
         .routes(routes!(replays::cancel))
+        .routes(routes!(saga_definitions::list))
+        .routes(routes!(saga_definitions::get, saga_definitions::put))
+        .routes(routes!(saga_definitions::version))
+        .routes(routes!(sagas::start, sagas::list))
+        .routes(routes!(sagas::get))
+        .routes(routes!(sagas::journal))
+        .routes(routes!(saga_commands::cancel))
+        .routes(routes!(saga_commands::retry))
+        .routes(routes!(saga_commands::skip))
+        .routes(routes!(saga_commands::compensate))
+        .routes(routes!(saga_commands::abandon))
+        .routes(routes!(saga_commands::signal))
+        .routes(routes!(saga_commands::complete))
+        .routes(routes!(saga_commands::refuse))
+        .routes(routes!(sagas::wait))
+        .routes(routes!(sagas::wait_for_sagas))
         .routes(routes!(analytics::timeseries))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -31,6 +31,10 @@ pub struct Shared {
     pub log: Arc<dyn Log>,
     /// The way out, for checks of URLs.
     pub egress: Egress,
+    /// The way to participants of sagas.
+    pub participants: Egress,
+    /// The sagas.
+    pub sagas: orchestrator::Engine,
     /// Who is let in.
     pub access: Access,
     /// The keys.

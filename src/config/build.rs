@@ -42,6 +42,10 @@ pub(super) fn settings(reader: &mut Reader) -> Settings {
     let webhooks = &mut settings.webhooks;
     reader.set(&mut webhooks.allow_private_networks, "webhooks.allow_private_networks", networks);
     webhooks.proxy = reader.optional("webhooks.proxy", |value| check::http_url(value.text()?));
+    let sagas = &mut settings.sagas;
+    reader.set(&mut sagas.env, "sagas.env", names);
+    reader.set(&mut sagas.allow_private_networks, "sagas.allow_private_networks", networks);
+    reader.set(&mut sagas.retention, "sagas.retention", positive_span);
     reader.set(&mut settings.http.timeout, "http.timeout", positive_span);
     reader.set(&mut settings.http.in_flight_max, "http.in_flight_max", Value::count);
     settings.otel.endpoint =
@@ -97,6 +101,10 @@ fn byte_size(value: &Value) -> Result<ByteSize, String> {
 fn networks(value: &Value) -> Result<Vec<Network>, String> {
     let parse = |text: &str| text.parse::<Network>().map_err(|error| error.to_string());
     value.list()?.into_iter().map(parse).collect()
+}
+
+fn names(value: &Value) -> Result<Vec<String>, String> {
+    Ok(value.list()?.into_iter().map(ToOwned::to_owned).collect())
 }
 
 fn log_format(value: &Value) -> Result<LogFormat, String> {

@@ -1,7 +1,7 @@
 //! The names of all settings.
 
 /// Every setting. `[]` stands for the position in a list of tables.
-pub(super) const KEYS: [&str; 26] = [
+pub(super) const KEYS: [&str; 29] = [
     "listen",
     "data",
     "log.url",
@@ -22,6 +22,9 @@ pub(super) const KEYS: [&str; 26] = [
     "security.encryption_key",
     "webhooks.allow_private_networks",
     "webhooks.proxy",
+    "sagas.env",
+    "sagas.allow_private_networks",
+    "sagas.retention",
     "http.timeout",
     "http.in_flight_max",
     "otel.endpoint",

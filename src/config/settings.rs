@@ -26,6 +26,8 @@ pub struct Settings {
     pub security: Security,
     /// `[webhooks]`
     pub webhooks: Webhooks,
+    /// `[sagas]`
+    pub sagas: Sagas,
     /// `[http]`
     pub http: Http,
     /// `[otel]`
@@ -97,6 +99,18 @@ pub struct Webhooks {
     pub proxy: Option<String>,
 }
 
+/// Sagas.
+#[derive(Clone, Serialize)]
+pub struct Sagas {
+    /// Names of environment variables that definitions may read as `env.NAME`.
+    pub env: Vec<String>,
+    /// Networks that are not public and whose participants may be called all the same.
+    #[serde(serialize_with = "networks")]
+    pub allow_private_networks: Vec<Network>,
+    /// How long ended sagas are kept; stuck ones are kept for ever.
+    pub retention: Span,
+}
+
 /// Inbound HTTP.
 #[derive(Clone, Serialize)]
 pub struct Http {
@@ -159,6 +173,11 @@ impl Settings {
             database: Database { url: sqlite_url(&data.join("state.db")) },
             security: Security { admin_key: None, encryption_key: None },
             webhooks: Webhooks { allow_private_networks: Vec::new(), proxy: None },
+            sagas: Sagas {
+                env: Vec::new(),
+                allow_private_networks: Vec::new(),
+                retention: Span(Duration::from_secs(30 * 86_400)),
+            },
             // Longer than any answer should take, shorter than the patience of most clients (60 s).
             http: Http { timeout: Span(Duration::from_secs(30)), in_flight_max: 1024 },
             otel: Otel { endpoint: None, service_name: "skald".to_owned() },

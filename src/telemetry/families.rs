@@ -41,10 +41,10 @@ pub(super) const COUNTS: [f64; 11] =
     [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0];
 
 /// The histograms that count something other than seconds.
-pub(super) const OF_COUNTS: [&str; 1] = ["skald_log_commit_events"];
+pub(super) const OF_COUNTS: [&str; 2] = ["skald_log_commit_events", "skald_saga_commit_sagas"];
 
 /// Every family, in the order of the alphabet within each part.
-pub(super) const FAMILIES: [Family; 25] = [
+pub(super) const FAMILIES: [Family; 36] = [
     // The log and what reads it.
     counter("skald_dead_letters_total", "Events that became dead letters, by queue.", true),
     counter("skald_events_consumed_total", "Events that a consumer has done.", true),
@@ -80,6 +80,18 @@ pub(super) const FAMILIES: [Family; 25] = [
     gauge("skald_log_last_seq", "The newest event of the log.", false),
     gauge("skald_outbox_rows", "Staged events that are not published yet.", false),
     gauge("skald_work_rows", "Pieces of work, by kind and state.", true),
+    // Sagas.
+    counter("skald_saga_retries_total", "Attempts of steps without a clear answer.", true),
+    counter("skald_saga_shards_taken_total", "Shards that this node took over.", false),
+    counter("skald_sagas_ended_total", "Sagas that ended, by definition and status.", true),
+    counter("skald_sagas_started_total", "Sagas started, by definition.", true),
+    counter("skald_sagas_stuck_total", "Times that a saga needed a person.", true),
+    histogram("skald_saga_commit_seconds", "Time of one commit of the saga engine.", false),
+    histogram("skald_saga_seconds", "Time from start to end of a saga.", true),
+    histogram("skald_saga_step_seconds", "Time of one call of a participant.", true),
+    histogram("skald_saga_commit_sagas", "Sagas moved by one commit of the engine.", false),
+    gauge("skald_saga_oldest_seconds", "Age of the oldest saga that has not ended.", true),
+    gauge("skald_sagas_open", "Sagas that have not ended, by status.", true),
     // HTTP.
     counter("skald_http_requests_total", "Requests answered, by method, route and status.", true),
     histogram("skald_http_request_seconds", "Time until a request was answered, by route.", true),
@@ -109,7 +121,8 @@ mod tests {
         for family in FAMILIES {
             let total = family.name.ends_with("_total");
             assert_eq!(total, family.kind == Kind::Counter, "{}", family.name);
-            let measured = ["_seconds", "_events"].iter().any(|unit| family.name.ends_with(unit));
+            let measured =
+                ["_seconds", "_events", "_sagas"].iter().any(|unit| family.name.ends_with(unit));
             assert!(family.kind != Kind::Histogram || measured, "{}", family.name);
         }
     }

@@ -26,7 +26,9 @@ pub use pull::{Lease, one};
 mod event_stream;
 pub use event_stream::{EventStream, Message};
 
+mod participant;
 mod receiver;
+pub use participant::{Call as ParticipantCall, Participant};
 pub use receiver::{Received, Receiver};
 
 mod command;

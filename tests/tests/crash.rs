@@ -8,4 +8,5 @@ mod journal;
 mod kill;
 mod locked;
 mod producers;
+mod sagas;
 mod workers;

@@ -16,6 +16,9 @@ mod reading;
 mod registration;
 mod replays;
 mod replays_under_way;
+mod saga_definitions;
+mod sagas;
+mod sagas_stuck;
 mod stream;
 mod trace;
 

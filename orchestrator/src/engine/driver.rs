@@ -1,0 +1,291 @@
+//! The one task of a node that moves its sagas.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bus::{NODE_RENEW, NodeId, duty, signals};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Engine, InputReply, Message, StartReply, shards};
+use crate::planner::Input;
+use crate::request::RequestId;
+use crate::state::State;
+use crate::store::{self, SagaRow};
+
+/// Messages of one round.
+const ROUND: usize = 1_024;
+/// Sagas in memory; what is beyond stays a row until there is room.
+pub(super) const HOT_MAX: usize = 20_000;
+/// Longest time without looking for what other nodes and the log left.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a round that failed is left alone.
+const PAUSE: Duration = Duration::from_millis(300);
+/// How often ended sagas are pruned.
+const PRUNE: Duration = Duration::from_secs(30);
+/// Sagas pruned at once.
+const PRUNED: i64 = 1_000;
+
+/// A saga in memory.
+pub(super) struct Hot {
+    pub(super) row: SagaRow,
+    pub(super) state: State,
+    /// The number of the next row of its journal.
+    pub(super) seq: i64,
+    /// Requests that were made and have not been answered.
+    pub(super) in_flight: HashSet<RequestId>,
+    pub(super) timer: Option<i64>,
+    /// Children that were asked to cancel.
+    pub(super) cancelled: HashSet<String>,
+}
+
+/// Who is told what came of an input.
+pub(super) enum Reply {
+    Nobody,
+    Caller(InputReply),
+    /// It was kept in the database; whether somebody waits for the answer there.
+    Kept(i64, bool),
+}
+
+/// An input of a round.
+pub(super) struct Item {
+    pub(super) saga: String,
+    pub(super) input: Input,
+    pub(super) reply: Reply,
+}
+
+/// What a round works on.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) starts: Vec<(Box<SagaRow>, StartReply)>,
+    pub(super) items: Vec<Item>,
+}
+
+pub(super) struct Driver {
+    pub(super) engine: Engine,
+    node: NodeId,
+    messages: mpsc::Receiver<Message>,
+    stop: CancellationToken,
+    pub(super) hot: HashMap<String, Hot>,
+    pub(super) timers: BTreeSet<(i64, String)>,
+    /// Shards taken over, and up to where what was under way there has been taken up.
+    backlog: VecDeque<(i64, String)>,
+    /// When the first row of these shards is due.
+    pub(super) cold_us: Option<i64>,
+    /// Requests of sagas that a failed round dropped from memory; they are still on their way.
+    pub(super) carried: HashMap<String, HashSet<RequestId>>,
+    /// Inputs of a failed round, taken again in the next one.
+    pub(super) again: Vec<Item>,
+    /// Rows of inputs that a round is about to take.
+    pub(super) lost_lease: bool,
+}
+
+impl Driver {
+    pub(super) async fn new(
+        engine: Engine,
+        node: NodeId,
+        messages: mpsc::Receiver<Message>,
+        stop: CancellationToken,
+    ) -> Result<Driver, sqlx::Error> {
+        let mut driver = Driver {
+            engine,
+            node,
+            messages,
+            stop,
+            hot: HashMap::new(),
+            timers: BTreeSet::new(),
+            backlog: VecDeque::new(),
+            cold_us: None,
+            carried: HashMap::new(),
+            again: Vec::new(),
+            lost_lease: false,
+        };
+        driver.refresh().await?;
+        Ok(driver)
+    }
+
+    pub(super) async fn run(mut self) {
+        let db = self.engine.db().clone();
+        let mut saga = db.signals().subscribe(signals::SAGA);
+        let mut config = db.signals().subscribe(signals::CONFIG);
+        let (mut refreshed, mut looked) = (Instant::now(), None::<Instant>);
+        let mut pruned = Instant::now();
+        let mut batch = Batch::default();
+        let mut inbox = Vec::with_capacity(ROUND);
+        while !self.stop.is_cancelled() {
+            if refreshed.elapsed() >= NODE_RENEW / 2
+                || self.lost_lease
+                || config.has_changed().unwrap_or(false)
+            {
+                config.borrow_and_update();
+                refreshed = Instant::now();
+                if let Err(error) = self.refresh().await {
+                    tracing::warn!(%error, "looking for sagas to run");
+                }
+                looked = None;
+            }
+            if pruned.elapsed() >= PRUNE {
+                pruned = Instant::now();
+                self.prune().await;
+            }
+            let cold_due = self.cold_us.is_some_and(|at| at <= self.now_us());
+            let stale = looked.is_none_or(|at| at.elapsed() >= LOOK);
+            if stale || cold_due || saga.has_changed().unwrap_or(false) || !self.backlog.is_empty()
+            {
+                saga.borrow_and_update();
+                looked = Some(Instant::now());
+                if let Err(error) = self.look(&mut batch).await {
+                    tracing::warn!(%error, "looking for sagas that are due");
+                }
+            }
+            self.ring(&mut batch);
+            batch.items.append(&mut self.again);
+            if batch.items.is_empty() && batch.starts.is_empty() {
+                let wait = self.until_timer();
+                tokio::select! {
+                    () = self.stop.cancelled() => break,
+                    count = self.messages.recv_many(&mut inbox, ROUND) => if count == 0 { break },
+                    _ = saga.changed() => continue,
+                    _ = config.changed() => { config.mark_changed(); continue }
+                    () = tokio::time::sleep(wait) => continue,
+                }
+            } else {
+                while inbox.len() < ROUND
+                    && let Ok(message) = self.messages.try_recv()
+                {
+                    inbox.push(message);
+                }
+            }
+            for message in inbox.drain(..) {
+                match message {
+                    Message::Start(row, reply) => batch.starts.push((row, reply)),
+                    Message::Input { saga, input, reply } => {
+                        let reply = reply.map_or(Reply::Nobody, Reply::Caller);
+                        batch.items.push(Item { saga, input, reply });
+                    }
+                }
+            }
+            if !self.round(std::mem::take(&mut batch)).await {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    pub(super) fn now_us(&self) -> i64 {
+        self.engine.db().clock().now().as_micros()
+    }
+
+    pub(super) fn fence(&self, saga: &str) -> Option<i64> {
+        let shards = self.engine.shared().shards.read().unwrap_or_else(PoisonError::into_inner);
+        shards.get(&store::shard_of(saga)).copied()
+    }
+
+    fn shards(&self) -> Vec<i64> {
+        let shards = self.engine.shared().shards.read().unwrap_or_else(PoisonError::into_inner);
+        shards.keys().copied().collect()
+    }
+
+    async fn refresh(&mut self) -> Result<(), sqlx::Error> {
+        let now = shards::refresh(self.engine.db(), &self.node).await?;
+        self.lost_lease = false;
+        let before = {
+            let shared = self.engine.shared();
+            let mut shards = shared.shards.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *shards, now.clone())
+        };
+        for (shard, fence) in &now {
+            if before.get(shard) != Some(fence) {
+                self.backlog.push_back((*shard, String::new()));
+                crate::metrics::shard_taken();
+            }
+        }
+        let is_lost = |saga: &str| {
+            let shard = store::shard_of(saga);
+            now.get(&shard) != before.get(&shard)
+        };
+        self.hot.retain(|saga, _| !is_lost(saga));
+        self.timers.retain(|(_, saga)| !is_lost(saga));
+        Ok(())
+    }
+
+    /// Takes up what other tasks, other nodes and a process before this one left.
+    async fn look(&mut self, batch: &mut Batch) -> Result<(), sqlx::Error> {
+        let (db, shards) = (self.engine.db().clone(), self.shards());
+        let limit = i64::try_from(ROUND).unwrap_or(1);
+        for kept in store::inputs(&db, &shards, limit).await? {
+            match serde_json::from_str(&kept.input) {
+                Ok(input) => {
+                    let reply = Reply::Kept(kept.id, kept.asked);
+                    batch.items.push(Item { saga: kept.saga, input, reply });
+                }
+                Err(error) => {
+                    tracing::error!(%error, saga = kept.saga, "an input of another version");
+                }
+            }
+        }
+        let room = HOT_MAX.saturating_sub(self.hot.len()).min(ROUND);
+        let limit = i64::try_from(room).unwrap_or(0);
+        let now = self.now_us();
+        let due = store::due(&db, &shards, 1, now, limit).await?;
+        let more = due.len() == room;
+        for (_, saga) in due {
+            if !self.hot.contains_key(&saga) {
+                batch.items.push(Item { saga, input: Input::Tick, reply: Reply::Nobody });
+            }
+        }
+        self.cold_us =
+            if more && room > 0 { Some(now) } else { store::next_due(&db, &shards, now).await? };
+        if let Some((shard, after)) = self.backlog.front().cloned()
+            && room > 0
+        {
+            let found = store::under_way(&db, shard, &after, limit).await?;
+            match found.last() {
+                Some(last) if found.len() == room => {
+                    if let Some(front) = self.backlog.front_mut() {
+                        front.1.clone_from(last);
+                    }
+                }
+                _ => drop(self.backlog.pop_front()),
+            }
+            for saga in found.into_iter().filter(|saga| !self.hot.contains_key(saga)) {
+                batch.items.push(Item { saga, input: Input::Tick, reply: Reply::Nobody });
+            }
+        }
+        Ok(())
+    }
+
+    /// Timers of sagas in memory that are over.
+    fn ring(&mut self, batch: &mut Batch) {
+        let now = self.now_us();
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, saga)) = self.timers.pop_first() else { break };
+            if let Some(hot) = self.hot.get_mut(&saga) {
+                hot.timer = None;
+                batch.items.push(Item { saga, input: Input::Tick, reply: Reply::Nobody });
+            }
+        }
+    }
+
+    fn until_timer(&self) -> Duration {
+        let first = self.timers.first().map(|(at, _)| *at).into_iter().chain(self.cold_us).min();
+        let left = first.map_or(i64::MAX, |at| at - self.now_us());
+        Duration::from_micros(u64::try_from(left).unwrap_or(0)).min(LOOK)
+    }
+
+    async fn prune(&self) {
+        let shared = self.engine.shared();
+        let kept = bus::Span(shared.retention).micros();
+        let before = self.now_us().saturating_sub(kept);
+        let pruned = async {
+            if duty::hold(&shared.db, "prune-sagas", &self.node).await? {
+                store::prune(&shared.db, before, PRUNED).await?;
+            }
+            Ok::<(), sqlx::Error>(())
+        };
+        if let Err(error) = pruned.await {
+            tracing::warn!(%error, "deleting ended sagas");
+        }
+    }
+}

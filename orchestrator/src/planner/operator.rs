@@ -1,0 +1,100 @@
+//! What a person can do, and when.
+
+use std::sync::Arc;
+
+use super::{Command, Planner, Refusal};
+use crate::state::{Status, StepStatus};
+use crate::transition::{Operation, Reason, Transition};
+
+impl Planner<'_> {
+    pub(super) fn operator(&mut self, command: &Command, by: &str) -> Result<(), Refusal> {
+        match command {
+            Command::Cancel => self.stop(Reason::Cancelled, "cancelled", by),
+            Command::Compensate { reason } => self.stop(Reason::Asked, reason, by),
+            Command::Retry => self.retry(by),
+            Command::Skip { step, output, reason } => {
+                let output = output.clone().map(Arc::new);
+                self.skip(step, output, reason, by)
+            }
+            Command::Abandon { reason } => match self.state.status {
+                Status::Stuck => {
+                    let (reason, by) = (reason.clone(), by.to_owned());
+                    self.emit(Transition::Abandoned { reason, by })
+                }
+                Status::Abandoned => Ok(()),
+                status => Err(conflict(format!(
+                    "the saga is {}; only one that is stuck can be abandoned",
+                    status.as_str()
+                ))),
+            },
+        }
+    }
+
+    fn stop(&mut self, reason: Reason, why: &str, by: &str) -> Result<(), Refusal> {
+        let asked =
+            if reason == Reason::Cancelled { Status::Cancelled } else { Status::Compensated };
+        let stuck_forward = self.state.status == Status::Stuck && self.state.was == Status::Running;
+        match self.state.status {
+            Status::Compensating => Ok(()),
+            status if status == asked => Ok(()),
+            Status::Running | Status::Stuck if self.state.is_past_point() => {
+                Err(conflict("the saga is past its point of no return".to_owned()))
+            }
+            Status::Running if self.state.is_at_point() => Err(conflict(
+                "the saga is at its point of no return, and its outcome is not known yet"
+                    .to_owned(),
+            )),
+            Status::Running => self.compensate(reason, None, why, Some(by.to_owned())),
+            Status::Stuck if stuck_forward => {
+                self.compensate(reason, None, why, Some(by.to_owned()))
+            }
+            Status::Stuck => Err(conflict(
+                "the saga is stuck while it compensates: retry, skip or abandon".to_owned(),
+            )),
+            status => Err(conflict(format!("the saga is {}", status.as_str()))),
+        }
+    }
+
+    fn retry(&mut self, by: &str) -> Result<(), Refusal> {
+        let now = self.moment.at_us;
+        let waits = |half: &crate::state::Half| !half.waits && half.due_us > now;
+        let any = self.state.cells.values().any(|cell| {
+            cell.is_stuck()
+                || (cell.action == StepStatus::Acting && cell.items.is_none() && waits(&cell.half))
+                || cell.undo.as_ref().is_some_and(|undo| !undo.ended && waits(&undo.half))
+        });
+        if self.state.status.is_ended() || !any {
+            let status = self.state.status.as_str();
+            return Err(conflict(format!("the saga is {status}; there is nothing to retry")));
+        }
+        self.emit(Transition::Retried { by: by.to_owned() })
+    }
+
+    fn skip(
+        &mut self,
+        step: &str,
+        output: Option<Arc<serde_json::Value>>,
+        reason: &str,
+        by: &str,
+    ) -> Result<(), Refusal> {
+        if self.state.find(step).is_none() {
+            return Err(Refusal::NoStep(step.to_owned()));
+        }
+        let cell = self.state.cells.get(step).filter(|cell| cell.items.is_none());
+        let operation = match cell.map(|cell| (cell.undo.as_ref(), cell.action)) {
+            Some((Some(undo), _)) if !undo.ended => Operation::Compensation,
+            Some((None, StepStatus::Acting | StepStatus::Unknown | StepStatus::Refused))
+                if !self.state.status.is_ended() =>
+            {
+                Operation::Action
+            }
+            _ => return Err(conflict(format!("the step `{step}` is not under way"))),
+        };
+        let (step, reason, by) = (step.to_owned(), reason.to_owned(), by.to_owned());
+        self.emit(Transition::SkippedByHand { step, operation, output, reason, by })
+    }
+}
+
+fn conflict(why: String) -> Refusal {
+    Refusal::Conflict(why)
+}

@@ -1,0 +1,223 @@
+//! `/v1/sagas/definitions`: sagas as they are written, in versions.
+
+use axum::Extension;
+use axum::Json;
+use axum::extract::{Path, RawQuery, State as Extract};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use orchestrator::definition::Action;
+use orchestrator::{Definition, Name, Node, RegisterError, Registered};
+use schemas::{Faults, Timestamp};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::api::State;
+use crate::api::body::Fields;
+use crate::api::listing::{Items, Version, limit};
+use crate::api::problem::Problem;
+use crate::keys::Principal;
+
+/// A version of a definition.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DefinitionBody {
+    name: String,
+    version: i64,
+    /// As it was written.
+    definition: Value,
+    /// Its steps, in the order of writing.
+    steps: Vec<String>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    created_by: String,
+}
+
+impl From<&Registered> for DefinitionBody {
+    fn from(known: &Registered) -> DefinitionBody {
+        DefinitionBody {
+            name: known.definition.name.to_string(),
+            version: known.version,
+            definition: known.definition.document().clone(),
+            steps: known.definition.steps.iter().map(|step| step.name.to_string()).collect(),
+            created_at: known.created_at,
+            created_by: known.created_by.clone(),
+        }
+    }
+}
+
+fn version_of(known: &Registered) -> Version {
+    Version { version: known.version, updated_at: known.created_at }
+}
+
+/// Register a definition
+///
+/// As JSON or YAML. A new version, unless it equals the newest one; running sagas keep theirs.
+#[utoipa::path(
+    put, path = "/v1/sagas/definitions/{name}", tag = "sagas", params(("name" = String, Path)),
+    request_body(content = Value, content_type = "application/json"),
+    responses(
+        (status = 201, description = "A new version", body = DefinitionBody),
+        (status = 200, description = "It equals the newest version", body = DefinitionBody),
+        (status = 412), (status = 415), (status = 422, description = "All faults, with line and path")
+    )
+)]
+pub(crate) async fn put(
+    Extract(state): Extract<State>,
+    Extension(principal): Extension<Principal>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let definition = read(&state, &name, &headers, &body)?;
+    let known = state.sagas.definitions().find(&name, None).await?;
+    if let Some(known) = &known {
+        version_of(known).check(&headers)?;
+    } else if headers.contains_key(header::IF_MATCH) {
+        return Err(Problem::precondition("there is no such definition yet"));
+    }
+    let registered = state.sagas.definitions().put(definition, &principal.name).await;
+    let (registered, is_new) = registered.map_err(|error| match error {
+        RegisterError::Faults(faults) => Problem::invalid(faults),
+        RegisterError::Database(error) => Problem::from(error),
+        other => Problem::unavailable(other.to_string()),
+    })?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(version_of(&registered).answer(status, DefinitionBody::from(&registered)))
+}
+
+fn read(
+    state: &State,
+    name: &str,
+    headers: &HeaderMap,
+    body: &Bytes,
+) -> Result<Definition, Problem> {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = media.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::malformed("the definition is not UTF-8"))?;
+    let node = match essence.to_ascii_lowercase().as_str() {
+        "application/json" => {
+            if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
+                return Err(Problem::malformed(format!("not valid JSON: {error}")));
+            }
+            Node::of_json(text)
+        }
+        "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" => {
+            Node::of_yaml(text)
+        }
+        _ => return Err(Problem::media_type("send application/json or application/yaml")),
+    };
+    let definition = node.and_then(|node| Definition::of_node(&node)).map_err(Problem::invalid)?;
+    let mut faults = Faults::default();
+    if *definition.name != *name {
+        let detail = format!("is `{}`, and the address says `{name}`", definition.name);
+        faults.push("/saga", detail);
+    }
+    check_here(state, &definition, &mut faults);
+    faults.or(definition).map_err(Problem::invalid)
+}
+
+/// What can only be checked where it runs: the environment, addresses, the broker.
+fn check_here(state: &State, definition: &Definition, faults: &mut Faults) {
+    for name in definition.env() {
+        if !state.sagas.env().contains_key(&name) {
+            for path in definition.env_read_at(&name) {
+                let detail = format!(
+                    "reads env.{name}, which the configuration does not list in `sagas.env`, or \
+                     which is not set"
+                );
+                faults.push(path, detail);
+            }
+        }
+    }
+    for step in definition.commands() {
+        faults.push(
+            format!("{}/command", step.path),
+            "commands go over NATS, and this server runs on the embedded log, where there is none; \
+             call the participant over HTTP, or run with `log.url = \"nats://…\"`",
+        );
+    }
+    for step in &definition.steps {
+        if matches!(step.action, Action::Method) {
+            faults.push(step.path.clone(), "a `method` is written in Rust, in the program itself");
+        }
+        for action in step.actions() {
+            if let Action::Http(call) = action
+                && let Some(Value::String(url)) = call.url.constant()
+                && let Err(error) = state.participants.check_url(url)
+            {
+                let verb = call.method.as_str().to_ascii_lowercase();
+                faults.push(format!("{}/{verb}", step.path), error);
+            }
+        }
+    }
+}
+
+/// Get a definition
+#[utoipa::path(
+    get, path = "/v1/sagas/definitions/{name}", tag = "sagas", params(("name" = String, Path)),
+    responses((status = 200, description = "The newest version", body = DefinitionBody), (status = 404))
+)]
+pub(crate) async fn get(
+    Extract(state): Extract<State>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    shown(&state, &name, None, &headers).await
+}
+
+/// Get a version of a definition
+#[utoipa::path(
+    get, path = "/v1/sagas/definitions/{name}/versions/{version}", tag = "sagas",
+    params(("name" = String, Path), ("version" = i64, Path)),
+    responses((status = 200, description = "That version", body = DefinitionBody), (status = 404))
+)]
+pub(crate) async fn version(
+    Extract(state): Extract<State>,
+    Path((name, version)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let missing = |_| Problem::not_found("version of this number");
+    let version: i64 = version.parse().map_err(missing)?;
+    shown(&state, &name, Some(version), &headers).await
+}
+
+async fn shown(
+    state: &State,
+    name: &str,
+    version: Option<i64>,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let found = state.sagas.definitions().find(name, version).await?;
+    let known = found.ok_or_else(|| Problem::not_found(&format!("definition `{name}`")))?;
+    let version = version_of(&known);
+    if version.is_known(headers) {
+        return Ok(version.not_modified().into_response());
+    }
+    Ok(version.answer(StatusCode::OK, DefinitionBody::from(&known)))
+}
+
+/// List definitions
+#[utoipa::path(
+    get, path = "/v1/sagas/definitions", tag = "sagas",
+    params(("limit" = Option<i64>, Query), ("cursor" = Option<String>, Query)),
+    responses((status = 200, description = "A page, newest first", body = Items<DefinitionBody>))
+)]
+pub(crate) async fn list(
+    Extract(state): Extract<State>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Items<DefinitionBody>>, Problem> {
+    let mut query = Fields::of_query(query.as_deref())?;
+    let cursor: Option<Name> = query.parsed("cursor");
+    let limit = usize::try_from(limit(&mut query)).unwrap_or(1);
+    query.finish()?;
+    let newest = state.sagas.definitions().newest().await?;
+    let mut all: Vec<&Registered> = newest.values().collect();
+    all.sort_by_key(|known| (std::cmp::Reverse(known.created_at), known.definition.name.clone()));
+    let after = cursor.and_then(|name| all.iter().position(|known| known.definition.name == name));
+    let rest = &all[after.map_or(0, |at| at + 1)..];
+    let next = rest.get(limit).map(|_| rest[limit - 1].definition.name.to_string());
+    let items = rest.iter().take(limit).map(|known| DefinitionBody::from(*known)).collect();
+    Ok(Json(Items { items, next }))
+}

@@ -1,0 +1,64 @@
+//! Definitions of sagas: registered, versioned, refused with all their faults.
+
+use http::Method;
+use serde_json::json;
+use skald_tests::House;
+
+const YAML: &str = "saga: s\nsteps:\n  - { step: nap, sleep: 10ms }\n";
+
+#[tokio::test]
+async fn a_definition_is_a_new_version_unless_it_equals_the_newest() {
+    let house = House::start().await;
+    let put = async |body: &str| {
+        let call = house.call(Method::PUT, "/v1/sagas/definitions/s");
+        call.typed("application/yaml", body.to_owned()).send().await
+    };
+    let first = put(YAML).await;
+    assert!(first.headers.contains_key("etag"));
+    assert_eq!(first.json_of(201)["version"], 1);
+    let json = json!({"saga": "s", "steps": [{"step": "nap", "sleep": "10ms"}]});
+    let again = house.put("/v1/sagas/definitions/s", json).await.json_of(200);
+    assert_eq!(again["version"], 1, "the same in JSON");
+    let other = put(&YAML.replace("10ms", "20ms")).await.json_of(201);
+    assert_eq!(other["version"], 2);
+    let newest = house.get("/v1/sagas/definitions/s").await.json_of(200);
+    assert_eq!(newest["definition"]["steps"][0]["sleep"], "20ms");
+    let old = house.get("/v1/sagas/definitions/s/versions/1").await.json_of(200);
+    assert_eq!(old["definition"]["steps"][0]["sleep"], "10ms");
+    house.get("/v1/sagas/definitions/s/versions/9").await.check(404);
+    house.get("/v1/sagas/definitions/none").await.check(404);
+    let listed = house.get("/v1/sagas/definitions").await.json_of(200);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+    let call = house.call(Method::PUT, "/v1/sagas/definitions/s").header("if-match", "\"1\"");
+    call.typed("application/yaml", YAML).send().await.check(412);
+}
+
+#[tokio::test]
+async fn all_faults_are_told_with_line_and_path() {
+    let house = House::start().await;
+    let text = "saga: other\nsteps:\n  - step: a\n    post: '{{ env.HOME }}/x'\n    undo: { post: \"http://x/{{ steps.b.output }}\" }\n  - { step: b, command: stock, no_undo: x, tiemout: 5s }\n";
+    let call = house.call(Method::PUT, "/v1/sagas/definitions/s");
+    let answer = call.typed("application/yaml", text).send().await.json_of(422);
+    let told = answer["errors"].to_string();
+    for wanted in
+        ["/steps/1/tiemout", "line 6", "did you mean `timeout`", "reads `b`, which runs later"]
+    {
+        assert!(told.contains(wanted), "{wanted}: {told}");
+    }
+    let text = text.replace(", tiemout: 5s", "").replace("{{ steps.b.output }}", "x");
+    let call = house.call(Method::PUT, "/v1/sagas/definitions/s");
+    let answer = call.typed("application/yaml", text).send().await.json_of(422);
+    let told = answer["errors"].to_string();
+    for wanted in ["address says `s`", "env.HOME", "there is none; call the participant over HTTP"]
+    {
+        assert!(told.contains(wanted), "{wanted}: {told}");
+    }
+    let call = house.call(Method::PUT, "/v1/sagas/definitions/s");
+    call.typed("text/plain", YAML).send().await.check(415);
+    let call = house.call(Method::PUT, "/v1/sagas/definitions/s");
+    call.typed("application/json", "{").send().await.check(400);
+    let child = "saga: s\nsteps: [{ step: a, saga: none, undo: { post: http://127.0.0.1:1900 } }, { step: b, saga: s, no_undo: x }]\n";
+    let call = house.call(Method::PUT, "/v1/sagas/definitions/s");
+    let told = call.typed("application/yaml", child).send().await.json_of(422).to_string();
+    assert!(told.contains("no definition `none`") && told.contains("runs `s` in turn"), "{told}");
+}
