@@ -26,6 +26,7 @@ mod output;
 mod problem;
 mod publish;
 mod replay;
+mod sagas;
 mod serve;
 mod settings;
 mod stop;
@@ -71,6 +72,8 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersArgs),
     /// Hand events of the past to a consumer again.
     Replay(replay::ReplayArgs),
+    /// Check, draw and walk definitions; start, show and settle sagas.
+    Sagas(sagas::SagasArgs),
     /// Create, list and revoke keys, in the database itself.
     Keys(keys::KeysArgs),
     /// Write the whole of a log and its database to one file.
@@ -122,6 +125,7 @@ async fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::Consumers(args) => consumers::run(args, &output).await,
         Command::DeadLetters(args) => dead_letters::run(args, &output).await,
         Command::Replay(args) => replay::run(args, &output).await,
+        Command::Sagas(args) => sagas::run(args, &output).await,
         Command::Keys(args) => keys::run(args, flags, &output).await,
         Command::Export(args) => transfer::export(args, flags, &output).await,
         Command::Import(args) => transfer::import(args, flags, &output).await,

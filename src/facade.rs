@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bus::{BatchConsumer, Consumer, Each, Handler, Kind, Whole};
 
+use orchestrator::{Methods, RustMethods, RustSaga};
+
 use crate::config::Settings;
 use crate::server::{Node, Profile, ServeError};
 use crate::telemetry;
@@ -44,6 +46,7 @@ pub struct Skald {
     settings: Settings,
     profile: Profile,
     handlers: Vec<Result<Arc<dyn Handler>, SkaldError>>,
+    sagas: Vec<Result<Arc<dyn Methods>, SkaldError>>,
 }
 
 /// The node could not start, or ended with an error.
@@ -53,6 +56,9 @@ pub enum SkaldError {
     /// A consumer's event has a `TYPE` that is no pattern.
     #[error("the consumer `{0}` wants events of a type that is no pattern")]
     Type(&'static str, #[source] schemas::InvalidPattern),
+    /// The table of a saga has faults that the compiler cannot see.
+    #[error("the saga `{0}` cannot be run")]
+    Saga(&'static str, #[source] schemas::Faults),
     /// Traces and logs.
     #[error("setting up logs and traces")]
     Telemetry(#[from] telemetry::TelemetryError),
@@ -71,7 +77,7 @@ impl Skald {
     /// With these settings.
     #[must_use]
     pub fn new(settings: Settings, profile: Profile) -> Skald {
-        Skald { settings, profile, handlers: Vec::new() }
+        Skald { settings, profile, handlers: Vec::new(), sagas: Vec::new() }
     }
 
     /// Keeps its files in `folder`.
@@ -109,13 +115,24 @@ impl Skald {
         self
     }
 
+    /// With a saga whose steps are methods.
+    #[must_use]
+    pub fn saga<S: RustSaga>(mut self, saga: S) -> Skald {
+        self.sagas.push(match RustMethods::new(saga) {
+            Ok(methods) => Ok(Arc::new(methods)),
+            Err(faults) => Err(SkaldError::Saga(S::NAME, faults)),
+        });
+        self
+    }
+
     /// Starts the node and gives it back, for programs that do more than run it.
     ///
     /// # Errors
     /// [`SkaldError`].
     pub async fn start(self) -> Result<Node, SkaldError> {
         let handlers = self.handlers.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(Node::start(self.settings, self.profile, handlers).await?)
+        let sagas = self.sagas.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(Node::start(self.settings, self.profile, handlers, sagas).await?)
     }
 
     /// Runs the node until SIGTERM or Ctrl-C.
@@ -125,6 +142,7 @@ impl Skald {
     pub async fn run(self) -> Result<(), SkaldError> {
         let _telemetry = telemetry::init(&self.settings)?;
         let handlers = self.handlers.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(crate::server::run(self.settings, self.profile, handlers).await?)
+        let sagas = self.sagas.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(crate::server::run(self.settings, self.profile, handlers, sagas).await?)
     }
 }

@@ -11,6 +11,7 @@ pub use bus::{
     BatchConsumer, Consumer, Delivery, DomainEvent, Failure, Permanent, Policy, Rate, Recorded,
     Seq, SideEffects, Span, Tx, sql,
 };
+pub use orchestrator::{Call, NewSaga, RustSaga, StepError, Steps, Undo, no_undo, step, undo};
 pub use schemas::{Event, EventId, EventType, Pattern, Patterns, Source, Timestamp};
 
 pub mod api;

@@ -15,7 +15,9 @@ use bus::{
 use consumers::analytics::CountEvents;
 use consumers::push::PushWorker;
 use egress::{Egress, EgressError, EgressPolicy, PrivateNetworks};
-use orchestrator::{Definitions, Engine, Options, Participants, StartSagas};
+use orchestrator::{
+    Definition, Definitions, Engine, Methods, Options, Participants, RegisterError, StartSagas,
+};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +67,9 @@ pub enum ServeError {
     /// The consumers.
     #[error("starting the consumers")]
     Start(#[from] bus::StartError),
+    /// A saga written in Rust.
+    #[error("registering a saga")]
+    Saga(#[source] RegisterError),
     /// The way out.
     #[error("preparing outbound HTTP")]
     Egress(#[from] EgressError),
@@ -100,8 +105,9 @@ pub async fn run(
     settings: Settings,
     profile: Profile,
     handlers: Vec<Arc<dyn Handler>>,
+    sagas: Vec<Arc<dyn Methods>>,
 ) -> Result<(), ServeError> {
-    let node = Node::start(settings, profile, handlers).await?;
+    let node = Node::start(settings, profile, handlers, sagas).await?;
     announce(&node);
     stopped().await;
     tracing::info!("stopping");
@@ -116,6 +122,7 @@ pub struct Node {
     platform: bus::Running,
     push: tokio::task::JoinHandle<()>,
     sagas: orchestrator::Running,
+    engine: Engine,
     http: tokio::task::JoinHandle<std::io::Result<()>>,
     stop: CancellationToken,
     stop_push: CancellationToken,
@@ -131,6 +138,7 @@ impl Node {
         settings: Settings,
         profile: Profile,
         mut handlers: Vec<Arc<dyn Handler>>,
+        methods: Vec<Arc<dyn Methods>>,
     ) -> Result<Node, ServeError> {
         egress::install_crypto_provider();
         let clock = Clock::system();
@@ -144,10 +152,7 @@ impl Node {
         let access =
             if profile == Profile::Dev && loopback { Access::Loopback } else { Access::Keys };
 
-        let egress = Egress::new(EgressPolicy {
-            allow_private: private_networks(&settings, profile),
-            ..EgressPolicy::DEFAULT
-        })?;
+        let egress = egress_to(private_networks(&settings, profile))?;
         let seal = seal(&settings, profile)?;
         handlers.push(Arc::new(Whole::new(CountEvents, Kind::Builtin)));
         let definitions = Definitions::new(db.clone());
@@ -177,11 +182,9 @@ impl Node {
             stop: stop_push.clone(),
         };
         let push = tokio::spawn(push.run());
-        let called = Egress::new(EgressPolicy {
-            allow_private: participant_networks(&settings, profile),
-            ..EgressPolicy::DEFAULT
-        })?;
-        let participants = Participants::new(called.clone(), HashMap::new());
+        let called = egress_to(participant_networks(&settings, profile))?;
+        let methods = register(&definitions, methods).await?;
+        let participants = Participants::new(called.clone(), methods);
         let options = Options { env, retention: settings.sagas.retention.0 };
         let node = platform.node().clone();
         let (engine, sagas) = Engine::start_on(definitions, node, participants, options).await?;
@@ -191,7 +194,7 @@ impl Node {
             log: Arc::clone(&log),
             egress,
             participants: called,
-            sagas: engine,
+            sagas: engine.clone(),
             access,
             keys,
             parts,
@@ -206,7 +209,19 @@ impl Node {
         let http = tokio::spawn(async move {
             axum::serve(listener, router).with_graceful_shutdown(ended).await
         });
-        Ok(Node { address, db, log, platform, push, sagas, http, stop, stop_push, _lock: lock })
+        Ok(Node {
+            address,
+            db,
+            log,
+            platform,
+            push,
+            sagas,
+            engine,
+            http,
+            stop,
+            stop_push,
+            _lock: lock,
+        })
     }
 
     /// Where it listens.
@@ -219,6 +234,12 @@ impl Node {
     #[must_use]
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
+    }
+
+    /// The sagas of the node.
+    #[must_use]
+    pub fn sagas(&self) -> &Engine {
+        &self.engine
     }
 
     /// The database it runs on.
@@ -375,6 +396,10 @@ fn private_networks(settings: &Settings, profile: Profile) -> PrivateNetworks {
     }
 }
 
+fn egress_to(allow_private: PrivateNetworks) -> Result<Egress, EgressError> {
+    Egress::new(EgressPolicy { allow_private, ..EgressPolicy::DEFAULT })
+}
+
 /// What participants of sagas may be reached beside the public ones.
 fn participant_networks(settings: &Settings, profile: Profile) -> PrivateNetworks {
     match private_networks(settings, profile) {
@@ -384,6 +409,21 @@ fn participant_networks(settings: &Settings, profile: Profile) -> PrivateNetwork
         }
         all @ PrivateNetworks::All => all,
     }
+}
+
+/// Registers the sagas that are written in Rust, and answers their methods by name.
+async fn register(
+    definitions: &Definitions,
+    methods: Vec<Arc<dyn Methods>>,
+) -> Result<HashMap<String, Arc<dyn Methods>>, ServeError> {
+    let mut named = HashMap::new();
+    for methods in methods {
+        let read = Definition::of_node(&orchestrator::Node::of_value(&methods.document()));
+        let definition = read.map_err(|faults| ServeError::Saga(RegisterError::Faults(faults)))?;
+        let (known, _) = definitions.put(definition, "program").await.map_err(ServeError::Saga)?;
+        named.insert(known.definition.name.to_string(), methods);
+    }
+    Ok(named)
 }
 
 /// What definitions may read of the environment: what the configuration lists, where it is set.

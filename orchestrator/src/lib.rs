@@ -17,7 +17,7 @@ mod transition;
 pub use transition::{IllegalTransition, Operation, Outcome, Reason, Transition};
 
 mod request;
-pub use request::{Answer, Call, Request, RequestId};
+pub use request::{Answer, Call as RequestCall, Request, RequestId};
 
 mod state;
 pub use state::{Cell, Half, Start, State, Status, StepStatus, UndoCell};
@@ -43,3 +43,11 @@ pub use engine::{Engine, InputError, NewSaga, Options, Running, StartError, Told
 
 mod on_events;
 pub use on_events::StartSagas;
+
+pub mod draw;
+
+mod rust_saga;
+pub use rust_saga::{
+    ByMethod, Call, Never, RustMethods, RustSaga, Step, StepError, Steps, Undo, Undoes, no_undo,
+    step, undo,
+};

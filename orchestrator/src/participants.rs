@@ -30,6 +30,9 @@ const METHODS_MAX: usize = 2_048;
 /// The methods of a saga written in Rust.
 #[async_trait]
 pub trait Methods: Send + Sync + 'static {
+    /// The definition that they belong to, as it is registered.
+    fn document(&self) -> Value;
+
     /// Carries out one half of a step.
     async fn call(&self, invocation: Invocation) -> Answer;
 }

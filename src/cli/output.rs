@@ -72,9 +72,13 @@ pub(super) fn member(object: &Value, name: &str) -> Cell {
 pub(super) fn state(text: &str) -> Cell {
     let cell = cell(text);
     match text {
-        "running" | "done" | "completed" => cell.fg(Color::Green),
-        "paused" | "retrying" | "waiting" => cell.fg(Color::Yellow),
-        "dead" | "failed" | "cancelled" => cell.fg(Color::Red),
+        "running" | "done" | "completed" | "acting" | "undone" => cell.fg(Color::Green),
+        "paused" | "retrying" | "waiting" | "compensating" | "compensated" | "undoing" => {
+            cell.fg(Color::Yellow)
+        }
+        "dead" | "failed" | "cancelled" | "stuck" | "refused" | "unknown" | "broken" => {
+            cell.fg(Color::Red)
+        }
         _ => cell,
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn serve(args: ServeArgs, flags: Flags) -> Result<(), Stop> {
 async fn run(flags: &Flags, profile: Profile) -> Result<(), Stop> {
     let settings = load(flags)?.settings;
     let guard = telemetry::init(&settings).map_err(Stop::start)?;
-    let ended = server::run(settings, profile, Vec::new()).await;
+    let ended = server::run(settings, profile, Vec::new(), Vec::new()).await;
     guard.shutdown();
     ended.map_err(|error| {
         if error.is_start_failure() { Stop::start(error) } else { Stop::Failed(error.into()) }

@@ -3,6 +3,7 @@
 
 mod definitions;
 mod random_runs;
+mod rust_sagas;
 mod walks;
 
 /// The saga of the guide: a charge, stock and delivery together, an approval, an announcement.

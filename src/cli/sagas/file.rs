@@ -1,0 +1,103 @@
+//! Definitions in files: checked, drawn, walked.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use orchestrator::simulation::{self, Ending, Fault};
+use orchestrator::{Definition, Operation, draw};
+use serde_json::{Value, json};
+
+use super::Drawing;
+use crate::cli::output::{cell, state};
+use crate::cli::{Output, Stop};
+
+/// Reads a definition; every fault is told at once, with line and path.
+pub(super) fn read(file: &Path) -> Result<Definition, Stop> {
+    let source = std::fs::read_to_string(file)
+        .with_context(|| format!("reading {}", file.display()))
+        .map_err(Stop::start)?;
+    let is_json = file.extension().is_some_and(|extension| extension == "json");
+    let read = if is_json { Definition::of_json } else { Definition::of_yaml };
+    read(&source).map_err(|faults| {
+        let lines: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
+        let count = lines.len();
+        let said = if count == 1 { "1 fault".to_owned() } else { format!("{count} faults") };
+        Stop::Failed(anyhow::anyhow!("{}: {said}\n  {}", file.display(), lines.join("\n  ")))
+    })
+}
+
+pub(super) fn check(file: &Path, output: &Output) -> Result<(), Stop> {
+    let definition = read(file)?;
+    let steps: Vec<&str> = definition.steps.iter().map(|step| step.name.as_str()).collect();
+    let env = definition.env();
+    let value = json!({"saga": definition.name.as_str(), "steps": steps, "env": env});
+    let line = format!("{}: {} steps, no faults", definition.name, steps.len());
+    Ok(output.either(&value, &line)?)
+}
+
+pub(super) fn draw(file: &Path, format: Drawing, output: &Output) -> Result<(), Stop> {
+    let definition = read(file)?;
+    let drawing = match format {
+        Drawing::Svg => draw::svg(&definition),
+        Drawing::Mermaid => draw::mermaid(&definition),
+    };
+    Ok(output.line(drawing.trim_end())?)
+}
+
+/// Runs every fault, and tells how each run ended.
+pub(super) fn walk(file: &Path, input: &Value, output: &Output) -> Result<(), Stop> {
+    let definition = Arc::new(read(file)?);
+    let endings = simulation::walk(&definition, input);
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut rows = Vec::new();
+    let mut values = Vec::new();
+    for ending in &endings {
+        let (status, what) = match &ending.ended {
+            Ok(status) => (status.as_str(), String::new()),
+            Err(broken) => ("broken", broken.what.clone()),
+        };
+        *counts.entry(status).or_default() += 1;
+        let person = if ending.was_stuck { "after a person helped" } else { "" };
+        let (step, fault) = (ending.step.as_deref().unwrap_or("-"), told(ending));
+        rows.push(vec![cell(step), cell(fault), state(status), cell(format!("{person}{what}"))]);
+        values.push(json!({"step": ending.step, "operation": ending.operation, "fault": fault,
+            "ended": status, "was_stuck": ending.was_stuck, "broken": what}));
+    }
+    if output.is_json() {
+        output.value(&json!({"saga": definition.name.as_str(), "runs": values}))?;
+    } else {
+        output.table(&["STEP", "FAULT", "ENDED", ""], rows)?;
+        let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{n} {name}")).collect();
+        output.line(&format!("{} runs: {}", endings.len(), counts.join(", ")))?;
+    }
+    if endings.iter().any(|ending| ending.ended.is_err()) {
+        return Err(Stop::Told);
+    }
+    Ok(())
+}
+
+fn told(ending: &Ending) -> &'static str {
+    let undo = ending.operation == Operation::Compensation;
+    match (ending.fault, undo, ending.always) {
+        (Fault::None, ..) => "none",
+        (Fault::Refuse, false, _) => "refuses",
+        (Fault::Refuse, true, _) => "undo refuses",
+        (Fault::Lost, false, false) => "first call never arrives",
+        (Fault::Lost, false, true) => "no call ever arrives",
+        (Fault::Lost, true, false) => "first undo never arrives",
+        (Fault::Lost, true, true) => "no undo ever arrives",
+        (Fault::Unanswered, false, false) => "first answer is lost",
+        (Fault::Unanswered, false, true) => "every answer is lost",
+        (Fault::Unanswered, true, false) => "first answer to the undo is lost",
+        (Fault::Unanswered, true, true) => "every answer to the undo is lost",
+        (Fault::Twice, false, _) => "answers twice",
+        (Fault::Twice, true, _) => "undo answers twice",
+        (Fault::Late, false, false) => "first answer comes late",
+        (Fault::Late, false, true) => "every answer comes late",
+        (Fault::Late, true, _) => "answer to the undo comes late",
+        (Fault::Crash, false, _) => "engine dies before the answer",
+        (Fault::Crash, true, _) => "engine dies before the undo's answer",
+    }
+}
