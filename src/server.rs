@@ -148,10 +148,7 @@ impl Node {
         let keys = KeyRing::new(db.clone(), settings.security.admin_key.as_deref());
         let listener = listen(&settings, profile, &keys).await?;
         let address = listener.local_addr().map_err(ServeError::Serve)?;
-        let loopback = address.ip().is_loopback();
-        let access =
-            if profile == Profile::Dev && loopback { Access::Loopback } else { Access::Keys };
-
+        let access = access(profile, address);
         let egress = egress_to(private_networks(&settings, profile))?;
         let seal = seal(&settings, profile)?;
         handlers.push(Arc::new(Whole::new(CountEvents, Kind::Builtin)));
@@ -394,6 +391,11 @@ fn private_networks(settings: &Settings, profile: Profile) -> PrivateNetworks {
             PrivateNetworks::Only(networks.cloned().collect())
         }
     }
+}
+
+fn access(profile: Profile, address: SocketAddr) -> Access {
+    let open = profile == Profile::Dev && address.ip().is_loopback();
+    if open { Access::Loopback } else { Access::Keys }
 }
 
 fn egress_to(allow_private: PrivateNetworks) -> Result<Egress, EgressError> {

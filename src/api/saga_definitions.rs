@@ -132,11 +132,13 @@ fn check_here(state: &State, definition: &Definition, faults: &mut Faults) {
         }
     }
     for step in definition.commands() {
-        faults.push(
-            format!("{}/command", step.path),
+        let detail = if state.log.is_shared() {
+            "this version sends no commands over NATS; call the participant over HTTP"
+        } else {
             "commands go over NATS, and this server runs on the embedded log, where there is none; \
-             call the participant over HTTP, or run with `log.url = \"nats://…\"`",
-        );
+             call the participant over HTTP"
+        };
+        faults.push(format!("{}/command", step.path), detail);
     }
     for step in &definition.steps {
         if matches!(step.action, Action::Method) {

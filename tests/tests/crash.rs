@@ -8,5 +8,6 @@ mod journal;
 mod kill;
 mod locked;
 mod producers;
+mod python_participants;
 mod sagas;
 mod workers;
