@@ -27,6 +27,7 @@ mod outbox;
 mod process;
 mod publish;
 mod report;
+mod sagas;
 mod samples;
 mod site;
 mod work;
@@ -50,6 +51,8 @@ enum What {
     Log(LogArgs),
     /// Measure publishing over HTTP beside a server that does nothing.
     Http(Options),
+    /// Measure sagas of three steps in this program.
+    Sagas(Options),
     /// The reference of `http`: answers every publish request at once.
     #[command(hide = true)]
     Noop(noop::NoopArgs),
@@ -157,6 +160,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     match args.what {
         What::Log(args) => log(args).await,
         What::Http(options) => http(&options).await,
+        What::Sagas(options) => sagas(&options).await,
         What::Noop(args) => noop::run(&args).await,
     }
 }
@@ -223,6 +227,18 @@ async fn http(options: &Options) -> anyhow::Result<()> {
     let mut report = Report::new(options.quick);
     api::measure(options.extent(), &folder, &mut report).await?;
     report.print(options.json)
+}
+
+async fn sagas(options: &Options) -> anyhow::Result<()> {
+    let mut settings = crate::config::Settings::default();
+    "warn".clone_into(&mut settings.logs.filter);
+    let telemetry = crate::telemetry::init(&settings)?;
+    let folder = Folder::new(options.data.as_deref())?;
+    let mut report = Report::new(options.quick);
+    let measured = sagas::measure(options.extent(), &folder, &mut report).await;
+    telemetry.shutdown();
+    report.print(options.json)?;
+    measured
 }
 
 impl Options {
