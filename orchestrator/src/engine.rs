@@ -372,7 +372,11 @@ impl Engine {
             }
             let ours = pending.iter().all(|id| self.is_ours(id));
             tokio::select! {
-                () = ended.all(&pending) => {}
+                stuck = ended.all(&pending) => {
+                    let open = |row: &&SagaRow| row.status == Status::Stuck;
+                    let known = rows.iter().filter(open).map(|row| row.id.clone());
+                    return Ok(known.chain(stuck).collect());
+                }
                 _ = elsewhere.changed(), if !ours => {}
                 () = tokio::time::sleep_until(deadline) => {
                     let open = |row: &&SagaRow| !row.status.is_ended();

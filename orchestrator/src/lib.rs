@@ -51,3 +51,5 @@ pub use rust_saga::{
     ByMethod, Call, Never, RustMethods, RustSaga, Step, StepError, Steps, Undo, Undoes, no_undo,
     step, undo,
 };
+
+pub mod barrier;

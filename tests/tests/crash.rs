@@ -2,6 +2,7 @@
 //! files that are locked.
 
 mod clock_set_back;
+mod conference;
 mod disk_full;
 mod effects;
 mod journal;

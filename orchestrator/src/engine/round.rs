@@ -26,7 +26,8 @@ struct Work {
     replies: Vec<(Reply, Result<(), InputError>)>,
     requests: Vec<(String, Request)>,
     evicted: Vec<String>,
-    rested: Vec<String>,
+    /// Which have ended, or (false) are stuck.
+    rested: Vec<(String, bool)>,
 }
 
 /// A round that did not commit.
@@ -266,7 +267,7 @@ impl Driver {
                 let ended = status.is_ended();
                 marks.entry((status, wake_us, ended)).or_default().push(saga.clone());
                 if (ended || status == Status::Stuck) && status != hot.row.status {
-                    work.rested.push(saga.clone());
+                    work.rested.push((saga.clone(), ended));
                 }
                 if ended && !hot.row.status.is_ended() {
                     crate::metrics::ended(&hot.row, status, now);
@@ -347,7 +348,7 @@ impl Driver {
             }
         }
         for saga in work.rested {
-            self.engine.shared().waiters.tell(&saga);
+            self.engine.shared().waiters.tell(&saga.0, saga.1);
         }
         for (reply, answer) in answers {
             let _ = reply.send(answer); // The caller may have gone.

@@ -14,7 +14,8 @@ pub(crate) struct Waiters {
 /// One caller.
 #[derive(Default)]
 pub(crate) struct Waiter {
-    ended: Mutex<Vec<String>>,
+    /// Which rest, and whether each has ended or is only stuck.
+    rests: Mutex<Vec<(String, bool)>>,
     told: Notify,
 }
 
@@ -34,27 +35,30 @@ impl Waiters {
         waiter
     }
 
-    /// Tells those who wait for `id` that it ended or is stuck.
-    pub(crate) fn tell(&self, id: &str) {
+    /// Tells those who wait for `id` that it has ended, or is stuck.
+    pub(crate) fn tell(&self, id: &str, has_ended: bool) {
         let known = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.remove(id).unwrap_or_default()
         };
         for waiter in known.iter().filter_map(Weak::upgrade) {
-            waiter.ended.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_owned());
+            let mut rests = waiter.rests.lock().unwrap_or_else(PoisonError::into_inner);
+            rests.push((id.to_owned(), has_ended));
+            drop(rests);
             waiter.told.notify_one();
         }
     }
 }
 
 impl Waiter {
-    /// Returns when all of `ids` have been told of.
-    pub(crate) async fn all(&self, ids: &[String]) {
+    /// Returns when all of `ids` have been told of: those that are only stuck.
+    pub(crate) async fn all(&self, ids: &[String]) -> Vec<String> {
         loop {
             {
-                let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-                if ids.iter().all(|id| ended.contains(id)) {
-                    return;
+                let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+                if ids.iter().all(|id| rests.iter().any(|(known, _)| known == id)) {
+                    let stuck = rests.iter().filter(|(_, has_ended)| !has_ended);
+                    return stuck.map(|(id, _)| id.clone()).collect();
                 }
             }
             self.told.notified().await;

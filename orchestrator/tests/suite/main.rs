@@ -1,6 +1,7 @@
 //! Definitions, the planner in a simulated world, and the engine on a database.
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test right there")]
 
+mod barriers;
 mod definitions;
 mod random_runs;
 mod rust_sagas;
