@@ -1,6 +1,6 @@
 //! What follows: pure functions from (definition, journal, input) to the next transitions.
 //!
-//! No I/O, no clock, no randomness: time and jitter come with the input. [`Planner::take`] turns an
+//! No I/O, no clock, no randomness: time and jitter come with the input. [`take`] turns an
 //! input into transitions, then `forward` or `backward` walks the definition and adds all that
 //! follows from them. What a saga wants from the world is read off its state
 //! ([`State::requests`](crate::State::requests)), so that recovery after a crash needs nothing more
