@@ -135,7 +135,7 @@ impl Db {
                 }
                 begun => begun?,
             },
-            Dialect::Postgres => self.write.begin().await?,
+            Dialect::Postgres => self.write.begin_with(BEGIN_POSTGRES).await?,
         };
         Ok(Tx::new(transaction, self.clone()))
     }
@@ -240,6 +240,10 @@ impl Query {
 }
 
 const BEGIN_SQLITE: &str = "begin immediate";
+/// A process that is paused inside a transaction keeps its locks, and what takes over from it would
+/// wait for them: the server takes a transaction back that has been idle for as long as a node's lease. It stands in
+/// the transaction, as a pooler gives the next one to another connection.
+const BEGIN_POSTGRES: &str = "begin; set local idle_in_transaction_session_timeout = '8s'";
 const SQLITE_WRITER: &str = "pragma journal_mode = wal; pragma synchronous = full;
     pragma busy_timeout = 10000; pragma wal_autocheckpoint = 4000; pragma cache_size = -16000;
     pragma temp_store = memory;";
