@@ -65,7 +65,10 @@ struct Position {
     /// How far the log was read; ahead of the cursors where nothing matched.
     read_through: Seq,
     covered: bool,
+    /// When this node last looked which partitions are its. Commits renew their leases too, but who
+    /// only commits never sees that another node has come and waits for its share.
     renewed: tokio::time::Instant,
+    committed: tokio::time::Instant,
 }
 
 impl Position {
@@ -112,7 +115,8 @@ impl Runner {
                 // has read meanwhile is not behind them.
                 let kept = fresh.assignment.continues(&at.assignment);
                 let read_through = if kept { at.read_through } else { Seq::ZERO };
-                at = Position { read_through, ..fresh };
+                let covered = kept && at.covered && fresh.version == at.version;
+                at = Position { read_through, covered, committed: at.committed, ..fresh };
             }
             outcomes.borrow_and_update();
             let standing = at.config.paused || at.assignment.partitions.is_empty();
@@ -168,6 +172,7 @@ impl Runner {
             read_through,
             covered: false,
             renewed,
+            committed: renewed,
         }))
     }
 
@@ -197,7 +202,7 @@ impl Runner {
             .map(|event| Item { recorded: Arc::clone(event), attempt: 1, replayed: false })
             .collect();
         at.read_through = page.through;
-        if items.is_empty() && at.covered && at.renewed.elapsed() < IDLE_COMMIT {
+        if items.is_empty() && at.covered && at.committed.elapsed() < IDLE_COMMIT {
             return Ok(());
         }
         let span = span::process(&at.config.name, items.len(), "first");
@@ -264,7 +269,7 @@ impl Runner {
         tx.commit().await?;
         at.assignment.advanced(page.through);
         at.covered = true;
-        at.renewed = tokio::time::Instant::now();
+        at.committed = tokio::time::Instant::now();
         metrics::consumed(name, now.len() - failed, failed, started.elapsed());
         Ok(())
     }
