@@ -204,19 +204,25 @@ async fn lease_rows(
     let open: Vec<&Share> = shares.iter().filter(|share| share.rows > 0).collect();
     let by_id: HashMap<i64, &QueueInfo> = queues.iter().map(|queue| (queue.id, queue)).collect();
     let mut claimed = Vec::new();
+    // Whoever has locked a row will wait for the queue that is locked here: it is passed over.
+    let lock = match tx.dialect() {
+        Dialect::Sqlite => "",
+        Dialect::Postgres => " for update skip locked",
+    };
     for chunk in bulk::chunks(&open) {
         let due: Vec<String> = (0..chunk.len())
             .map(|index| {
                 let (queue, rows) = (5 + index * 2, 6 + index * 2);
                 format!(
                     "select id from (select id from work where queue = ${queue} and
-                     state = 'ready' and due_at_us <= $4 order by due_at_us limit ${rows}) d{index}"
+                     state = 'ready' and due_at_us <= $4 order by due_at_us limit ${rows}{lock}) d{index}"
                 )
             })
             .collect();
         let mut query = built(format!(
-            "update work set state = 'leased', due_at_us = $1, attempt = attempt + 1, token = $2,
-                 owner = $3 where id in ({})
+            "with due as ({})
+             update work set state = 'leased', due_at_us = $1, attempt = attempt + 1, token = $2,
+                 owner = $3 where id in (select id from due)
              returning id, queue, attempt, created_at_us, key, tag, seq, payload",
             due.join(" union all ")
         ));

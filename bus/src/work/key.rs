@@ -17,7 +17,7 @@ pub(crate) async fn busy_keys(
     let mut keys: Vec<&str> = keys.to_vec();
     keys.sort_unstable();
     keys.dedup();
-    let lock = if tx.dialect() == Dialect::Postgres { " for update" } else { "" };
+    let lock = if tx.dialect() == Dialect::Postgres { " order by id for update" } else { "" };
     let mut busy = HashSet::new();
     for chunk in bulk::chunks(&keys) {
         let mut query = built(format!(

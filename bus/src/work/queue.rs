@@ -151,15 +151,18 @@ impl QueueInfo {
 /// Makes a claim that is under way on these queues end first. Without it, the hint would be compared
 /// with what the queue said before that claim, which does not see the rows of this transaction and
 /// may be about to write that nothing is due.
-async fn lock(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sqlx::Error> {
+///
+/// Whoever locks rows of work and queues locks the queues last; a claim, which locks them first, waits
+/// for no row. So no two wait for each other.
+pub(super) async fn lock(tx: &mut Tx, queues: &[i64]) -> Result<(), sqlx::Error> {
     if tx.dialect() == Dialect::Sqlite {
         return Ok(()); // There is one writer.
     }
     let mut query = built(format!(
         "select 1 from work_queue where id in ({}) order by id for update",
-        bulk::list(1, hints.len())
+        bulk::list(1, queues.len())
     ));
-    for (queue, _) in hints {
+    for queue in queues {
         query = query.bind(*queue);
     }
     tx.execute(query).await.map(|_| ())
@@ -174,7 +177,8 @@ pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sq
     }
     let hints: Vec<(i64, i64)> = earliest.into_iter().collect();
     for chunk in bulk::chunks(&hints) {
-        lock(tx, chunk).await?;
+        let queues: Vec<i64> = chunk.iter().map(|(queue, _)| *queue).collect();
+        lock(tx, &queues).await?;
         let mut query = built(format!(
             "update work_queue set next_due_us = case id {arms} else next_due_us end
              where id in ({ids}) and next_due_us > case id {arms} else next_due_us end",

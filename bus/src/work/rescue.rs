@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use sqlx::Row;
 
-use super::queue::QueueInfo;
+use super::queue::{QueueInfo, lock};
 use super::settle::{Leased, Plan};
 use super::{NEVER_US, Outcome, QueueId, Settled, Verdict, WorkId};
 use crate::db::{built, sql};
-use crate::{Dialect, Tx};
+use crate::{Dialect, Tx, bulk};
 
 /// Queues looked at by one call.
 const QUEUES_MAX: i64 = 64;
@@ -24,13 +24,8 @@ const ROWS_MAX: i64 = 500;
 pub async fn rescue(tx: &mut Tx) -> Result<Vec<Settled>, sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
     let postgres = tx.dialect() == Dialect::Postgres;
-    let due = if postgres {
-        sql("select id, name, policy, limits from work_queue where next_expiry_us <= $1
-             order by next_expiry_us limit $2 for update skip locked")
-    } else {
-        sql("select id, name, policy, limits from work_queue where next_expiry_us <= $1
-             order by next_expiry_us limit $2")
-    };
+    let due = sql("select id, name, policy, limits from work_queue where next_expiry_us <= $1
+         order by next_expiry_us limit $2");
     let queues = tx.fetch_all(due.bind(now_us).bind(QUEUES_MAX)).await?;
     let mut plan = Plan::default();
     let mut settled = Vec::new();
@@ -50,6 +45,9 @@ pub async fn rescue(tx: &mut Tx) -> Result<Vec<Settled>, sqlx::Error> {
         looked_at.push(queue.id);
     }
     plan.execute(tx, now_us).await?;
+    for chunk in bulk::chunks(&looked_at) {
+        lock(tx, chunk).await?; // A claim under way ends first, and what it leased is seen.
+    }
     for queue in looked_at {
         note_next_expiry(tx, queue).await?;
     }

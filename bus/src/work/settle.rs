@@ -271,12 +271,12 @@ impl Plan {
         self.keep(tx, now_us).await?;
         self.retry(tx, now_us).await?;
         self.release(tx).await?;
-        limit::give_back(tx, &self.freed).await?;
         let mut hints = self.hints;
         hints.extend(key::release(tx, &self.keys, now_us).await?);
         if !hints.is_empty() {
             hint_due(tx, &hints).await?;
         }
+        limit::give_back(tx, &self.freed).await?;
         for (tag, ended) in self.replays {
             replay::progress(tx, &tag, ended).await?;
         }
@@ -361,7 +361,7 @@ async fn leased(
     answers: &[(WorkId, LeaseToken, Outcome)],
     now_us: i64,
 ) -> Result<HashMap<WorkId, Leased>, sqlx::Error> {
-    let lock = if tx.dialect() == Dialect::Postgres { " for update" } else { "" };
+    let lock = if tx.dialect() == Dialect::Postgres { " order by id for update" } else { "" };
     let mut rows = HashMap::with_capacity(answers.len());
     for (token, ids) in by_token(answers.iter().map(|(id, token, _)| (*id, *token))) {
         for chunk in bulk::chunks(&ids) {
