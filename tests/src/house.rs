@@ -16,6 +16,7 @@ use crate::{Client, binary, eventually, left_behind};
 #[derive(Clone)]
 pub struct Setup {
     verb: &'static str,
+    program: Option<PathBuf>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     data: Option<PathBuf>,
@@ -29,6 +30,7 @@ impl Setup {
     pub fn dev() -> Setup {
         Setup {
             verb: "dev",
+            program: None,
             arguments: Vec::new(),
             environment: Vec::new(),
             data: None,
@@ -41,6 +43,13 @@ impl Setup {
     #[must_use]
     pub fn serve(data: &Path, key: &str) -> Setup {
         Setup { verb: "serve", key: Some(key.to_owned()), ..Setup::dev() }.data(data)
+    }
+
+    /// A program that has a node inside and takes its settings from the environment alone.
+    #[must_use]
+    pub fn program(program: &Path, key: &str) -> Setup {
+        let setup = Setup { program: Some(program.to_owned()), ..Setup::dev() };
+        Setup { key: Some(key.to_owned()), ..setup }
     }
 
     /// Adds arguments.
@@ -93,14 +102,18 @@ impl Setup {
             shell.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]).arg(binary::path());
             shell
         } else {
-            Command::new(binary::path())
+            Command::new(self.program.clone().unwrap_or_else(binary::path))
         };
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("SKALD_") {
                 command.env_remove(name);
             }
         }
-        command.arg(self.verb).args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
+        if self.program.is_some() {
+            command.env("SKALD_LISTEN", "127.0.0.1:0").env("SKALD_DATA", data);
+        } else {
+            command.arg(self.verb).args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
+        }
         command.args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -149,6 +162,28 @@ impl House {
     /// Kills the process, as a power cut would.
     pub fn kill_9(&mut self) {
         self.process.kill_9();
+    }
+
+    /// The local ports of its connections.
+    #[must_use]
+    pub fn connected_from(&self) -> Vec<u16> {
+        self.process.connected_from()
+    }
+
+    /// Stops it where it stands (SIGSTOP), until [`House::resume`].
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn pause(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it go on as if nothing had been (SIGCONT).
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn resume(&self) {
+        self.process.signal(Signal::CONT);
     }
 
     /// Asks it to stop, and waits until it did, in order and in time.

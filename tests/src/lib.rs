@@ -3,7 +3,8 @@
 //! `let house = House::start().await` finds the [`binary`], starts it as a `Process` on a free
 //! port, and is a [`Client`] of it. A test then speaks HTTP as anyone would, waits with
 //! [`eventually`], and may kill, stop and restart the process. When the house is dropped it looks
-//! for work that was left behind, and fails the test that did not claim it.
+//! for work that was left behind, and fails the test that did not claim it. [`Nats`] and [`Postgres`]
+//! are the servers that nodes share.
 
 pub mod binary;
 
@@ -42,5 +43,13 @@ pub use seed::seed;
 
 mod mount;
 pub use mount::SmallDisk;
+
+mod free_port;
+
+mod nats;
+pub use nats::Nats;
+
+mod postgres;
+pub use postgres::Postgres;
 
 pub mod tree;

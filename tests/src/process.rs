@@ -1,4 +1,4 @@
-//! One run of the binary.
+//! One run of a program: the binary, or a server that it needs.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -20,6 +20,15 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Starts a server that does not tell where it listens. What it says goes to a file.
+    pub(crate) fn spawn(mut command: Command, output: &Path) -> Process {
+        let log = File::options().create(true).append(true).open(output).expect("a log file");
+        let errors = log.try_clone().expect("a log file");
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Process { child, stderr: output.to_owned(), base: String::new() }
+    }
+
     /// Starts it and waits for the line that tells where it listens. Its errors go to a file.
     pub(crate) async fn start(mut command: Command, stderr: &Path) -> Process {
         let errors = File::options().create(true).append(true).open(stderr).expect("a log file");
@@ -86,6 +95,27 @@ impl Process {
         let errors = self.errors();
         let what = format!("the server ends; it said:\n{errors}");
         eventually_within(within, &what, async || self.child.try_wait().expect("a child")).await
+    }
+
+    /// The local ports of its TCP connections.
+    pub(crate) fn connected_from(&self) -> Vec<u16> {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        let links = open.into_iter().flatten().flatten();
+        let own: Vec<String> = links
+            .filter_map(|link| {
+                let target = std::fs::read_link(link.path()).ok()?;
+                let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+                Some(inode.to_owned())
+            })
+            .collect();
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let port = |line: &str| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            let inode = columns.get(9)?;
+            let (_, port) = columns.get(1)?.split_once(':')?;
+            own.iter().any(|own| own == inode).then(|| u16::from_str_radix(port, 16).ok())?
+        };
+        table.lines().filter_map(port).collect()
     }
 
     fn pid(&self) -> Pid {

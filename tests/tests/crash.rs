@@ -4,11 +4,7 @@
 mod clock_set_back;
 mod conference;
 mod disk_full;
-mod effects;
-mod journal;
 mod kill;
 mod locked;
-mod producers;
 mod python_participants;
 mod sagas;
-mod workers;

@@ -1,7 +1,10 @@
-//! The tests of the whole: the contract, the command line, crashes, and the tidiness of the house.
+//! The tests of the whole: the contract, the command line, crashes, faults of
+//! servers, and the tidiness of the house.
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test right there")]
 
 mod cli;
 mod crash;
+mod faults;
 mod http_contract;
+mod load;
 mod tidy;

@@ -12,13 +12,13 @@ use skald_tests::{Client, House, seed};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::effects::{
+use crate::load::effects::{
     assert_counted_once, assert_each_done_once_and_in_order, assert_nothing_accepted_is_lost,
     whole_log,
 };
-use super::journal::Journal;
-use super::producers::Producer;
-use super::workers::{self, CONSUMER, drain};
+use crate::load::journal::Journal;
+use crate::load::producers::Producer;
+use crate::load::workers::{self, CONSUMER, drain};
 
 const ROUNDS: usize = 22;
 const PRODUCERS: usize = 3;

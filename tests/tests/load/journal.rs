@@ -1,8 +1,9 @@
 //! What producers and workers saw, in the order in which they saw it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
+use schemas::Timestamp;
 use skald_tests::Lease;
 
 /// One thing that a producer or a worker saw or did.
@@ -11,9 +12,11 @@ pub(crate) enum Entry {
     /// The server said that it has the event.
     Accepted { id: String, seq: i64 },
     /// A worker got an event.
-    Leased { seq: i64, attempt: i64 },
+    Leased { seq: i64, attempt: i64, until: Timestamp },
     /// A worker is about to say that it is done.
-    AckSent { seq: i64 },
+    AckSent { seq: i64, attempt: i64, at: Timestamp },
+    /// A worker is about to say that it failed.
+    NakSent { seq: i64, attempt: i64, at: Timestamp },
     /// The server answered that.
     AckAnswered { seq: i64, ok: bool },
 }
@@ -30,8 +33,10 @@ impl Journal {
     }
 
     pub(crate) fn leased(&self, leases: &[Lease]) {
-        let leased = |lease: &Lease| Entry::Leased { seq: lease.seq, attempt: lease.attempt };
-        self.note(leases.iter().map(leased));
+        self.note(leases.iter().map(|lease| {
+            let until = lease.whole["expires_at"].as_str().unwrap().parse().unwrap();
+            Entry::Leased { seq: lease.seq, attempt: lease.attempt, until }
+        }));
     }
 
     pub(crate) fn read(&self) -> Vec<Entry> {
@@ -71,13 +76,13 @@ pub(crate) fn stories(entries: &[Entry]) -> BTreeMap<i64, Story> {
     let mut stories: BTreeMap<i64, Story> = BTreeMap::new();
     for (at, entry) in entries.iter().enumerate() {
         match *entry {
-            Entry::Accepted { .. } => {}
-            Entry::Leased { seq, attempt } => {
+            Entry::Accepted { .. } | Entry::NakSent { .. } => {}
+            Entry::Leased { seq, attempt, .. } => {
                 let story = stories.entry(seq).or_default();
                 story.leased.push(at);
                 story.attempts.push(attempt);
             }
-            Entry::AckSent { seq } => stories.entry(seq).or_default().acks_sent.push(at),
+            Entry::AckSent { seq, .. } => stories.entry(seq).or_default().acks_sent.push(at),
             Entry::AckAnswered { seq, ok } => {
                 let story = stories.entry(seq).or_default();
                 story.acks_answered += 1;
@@ -88,4 +93,10 @@ pub(crate) fn stories(entries: &[Entry]) -> BTreeMap<i64, Story> {
         }
     }
     stories
+}
+
+/// By the clock that servers on this machine go by.
+pub(crate) fn now() -> Timestamp {
+    static CLOCK: LazyLock<bus::Clock> = LazyLock::new(bus::Clock::system);
+    CLOCK.now()
 }
