@@ -66,6 +66,11 @@ impl Clock {
         self.inner.offset_us.fetch_max(at.as_micros() - self.elapsed_us(), Ordering::Relaxed);
     }
 
+    /// Whether it follows another clock already.
+    pub(crate) fn follows(&self) -> bool {
+        self.inner.follows.load(Ordering::Relaxed)
+    }
+
     /// Follows another clock, which shows `theirs` now. The first call takes its time whatever the
     /// machine's is; later ones correct the drift between the two.
     pub fn follow(&self, theirs: Timestamp) {

@@ -191,7 +191,11 @@ impl Db {
         let asked = std::time::Instant::now();
         let now = sql("select cast(extract(epoch from clock_timestamp()) * 1000000 as bigint)");
         let Some(row) = self.fetch_optional(now).await? else { return Ok(()) };
-        let half_way = i64::try_from(asked.elapsed().as_micros() / 2).unwrap_or(0);
+        let took = asked.elapsed();
+        if took > CLOCK_DOUBT_MAX && self.clock.follows() {
+            return Ok(()); // Nobody knows when in that time it looked at its clock.
+        }
+        let half_way = i64::try_from(took.as_micros() / 2).unwrap_or(0);
         let theirs: i64 = sqlx::Row::get(&row, 0);
         self.clock.follow(schemas::Timestamp::from_micros(theirs + half_way));
         Ok(())
@@ -239,10 +243,12 @@ impl Query {
     }
 }
 
+/// How long an answer that tells the time may take and still be believed.
+const CLOCK_DOUBT_MAX: Duration = Duration::from_millis(100);
 const BEGIN_SQLITE: &str = "begin immediate";
 /// A process that is paused inside a transaction keeps its locks, and what takes over from it would
-/// wait for them: the server takes a transaction back that has been idle for as long as a node's lease. It stands in
-/// the transaction, as a pooler gives the next one to another connection.
+/// wait for them: the server takes a transaction back that has been idle for as long as a node's
+/// lease. It stands in the transaction, as a pooler gives the next one to another connection.
 const BEGIN_POSTGRES: &str = "begin; set local idle_in_transaction_session_timeout = '8s'";
 const SQLITE_WRITER: &str = "pragma journal_mode = wal; pragma synchronous = full;
     pragma busy_timeout = 10000; pragma wal_autocheckpoint = 4000; pragma cache_size = -16000;

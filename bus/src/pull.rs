@@ -99,6 +99,9 @@ pub enum LeaseError {
     Log(#[from] ReadError),
 }
 
+/// Before a row whose event could not be read is leased again.
+const UNREADABLE_DELAY: Duration = Duration::from_millis(500);
+
 /// Leases up to `max` events of `consumer`, waiting up to `wait` for the first.
 ///
 /// # Errors
@@ -134,7 +137,7 @@ pub async fn lease(
 }
 
 /// Puts rows and their events together. Rows whose event is gone from the log become dead letters
-/// here and now.
+/// here and now. While the log cannot be read, the rows go back and wait for a moment.
 ///
 /// # Errors
 /// [`LeaseError`].
@@ -143,7 +146,16 @@ pub async fn with_events(
     log: &dyn Log,
     claimed: Vec<Claimed>,
 ) -> Result<Vec<Lease>, LeaseError> {
-    let mut events = events_of(log, &claimed).await?;
+    let mut events = match events_of(log, &claimed).await {
+        Ok(events) => events,
+        Err(error) => {
+            let back = claimed
+                .iter()
+                .map(|row| (row.id, row.token, Outcome::Released { delay: UNREADABLE_DELAY }));
+            answer(db, log, None, &back.collect::<Vec<_>>()).await?;
+            return Err(error.into());
+        }
+    };
     let (mut leases, mut gone) = (Vec::with_capacity(claimed.len()), Vec::new());
     for work in claimed {
         match events.remove(&work.id) {

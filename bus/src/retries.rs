@@ -46,12 +46,14 @@ impl Retries {
         let mut woken = self.db.signals().subscribe(signals::WORK);
         while !self.stop.is_cancelled() {
             woken.borrow_and_update();
-            let wait = match self.round().await {
-                Ok(0) => self.until_due().await,
-                Ok(_) => continue,
+            let wait = match self.claim().await {
+                Ok(claimed) if claimed.is_empty() => self.until_due().await,
+                Ok(claimed) => {
+                    self.work_off(claimed).await;
+                    continue;
+                }
                 Err(error) => {
-                    let consumer = &*self.handler.spec().name;
-                    tracing::warn!(consumer, error = %chain(&error), "retrying events");
+                    self.tell(&error.into());
                     LOOK
                 }
             };
@@ -74,7 +76,12 @@ impl Retries {
         })
     }
 
-    async fn round(&self) -> Result<usize, RetryError> {
+    fn tell(&self, error: &RetryError) {
+        let consumer = &*self.handler.spec().name;
+        tracing::warn!(consumer, error = %chain(error), "retrying events");
+    }
+
+    async fn claim(&self) -> Result<Vec<Claimed>, sqlx::Error> {
         let spec = self.handler.spec();
         let queue = queue_name(&spec.name, self.generation);
         let claim = Claim {
@@ -85,17 +92,31 @@ impl Retries {
             lease: (spec.policy.timeout.0 * 8).max(Duration::from_secs(60)),
             owner: Some(self.node.as_str()),
         };
-        let claimed = work::claim(&self.db, &claim).await?;
-        if claimed.is_empty() {
-            return Ok(0);
+        work::claim(&self.db, &claim).await
+    }
+
+    /// Settles all of these, however long the log or the database is away: they are leased to this
+    /// node, and nobody else tries them before the lease has ended.
+    async fn work_off(&self, claimed: Vec<Claimed>) {
+        while let Err(error) = self.attempt(&claimed).await {
+            self.tell(&error);
+            if matches!(error, RetryError::LeaseEnded) {
+                return;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
         }
-        let count = claimed.len();
+    }
+
+    async fn attempt(&self, claimed: &[Claimed]) -> Result<(), RetryError> {
         let (items, gone) = self.items(claimed).await?;
         let mut tx = self.db.begin().await?;
         let inputs: Vec<Item> = items.iter().map(|(_, item)| item.clone()).collect();
         // Of one key there is never more than one row under lease, so order needs no care here.
         let answers = self.handler.handle(&inputs, self.generation, false, &mut tx).await?;
-        let mut outcomes: Vec<(WorkId, LeaseToken, Outcome)> = Vec::with_capacity(count);
+        let mut outcomes: Vec<(WorkId, LeaseToken, Outcome)> = Vec::with_capacity(claimed.len());
         for ((row, _), answer) in items.iter().zip(answers) {
             outcomes.push((row.id, row.token, outcome(answer)));
         }
@@ -112,15 +133,15 @@ impl Retries {
             items.iter().map(|(_, item)| Arc::clone(&item.recorded)).collect();
         dead_letter::keep(&mut tx, &settled, &events).await?;
         tx.commit().await?;
-        Ok(count)
+        Ok(())
     }
 
     /// The rows with their events, and the rows whose event is gone.
-    async fn items(
+    async fn items<'a>(
         &self,
-        claimed: Vec<Claimed>,
-    ) -> Result<(Vec<(Claimed, Item)>, Vec<Claimed>), RetryError> {
-        let events = events_of(self.log.as_ref(), &claimed).await?;
+        claimed: &'a [Claimed],
+    ) -> Result<(Vec<(&'a Claimed, Item)>, Vec<&'a Claimed>), RetryError> {
+        let events = events_of(self.log.as_ref(), claimed).await?;
         let (mut items, mut gone) = (Vec::new(), Vec::new());
         for row in claimed {
             match events.get(&row.id) {

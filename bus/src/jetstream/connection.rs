@@ -19,6 +19,10 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 /// Publishes of this process that wait for their acknowledgement at once.
 const ACKS_MAX: usize = 4_096;
+/// A server that stands still, with its connections open, is left after it owes three answers.
+const PING: Duration = Duration::from_secs(2);
+/// How long a server may take to greet: the next one is tried then.
+const GREETING: Duration = Duration::from_secs(3);
 /// Longest wait between two attempts to connect again.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
@@ -82,8 +86,8 @@ pub enum ConnectError {
 pub(super) async fn connect(options: &JetStreamOptions) -> Result<Client, ConnectError> {
     let mut connect = ConnectOptions::new()
         .name("skald")
-        .connection_timeout(Duration::from_secs(5))
-        .ping_interval(Duration::from_secs(10))
+        .connection_timeout(GREETING)
+        .ping_interval(PING)
         .reconnect_delay_callback(|attempts| {
             let doubled = 50 << attempts.min(6);
             Duration::from_millis(doubled).min(RECONNECT_MAX)

@@ -61,6 +61,15 @@ impl Fault {
         Fault::PostgresRestarted,
     ];
 
+    /// How long after it all must go on again. Where the brokers first have to agree on who leads,
+    /// and connections to find out that they are dead, that comes on top of what nodes do.
+    pub(crate) fn limit(self) -> Duration {
+        match self {
+            Fault::LeaderKilled | Fault::LeaderPaused | Fault::MinorityCutOff => 2 * TAKEOVER,
+            _ => TAKEOVER,
+        }
+    }
+
     /// Whether no producer that waits is told of an error: all that it needs is there, or is again
     /// soon.
     pub(crate) fn is_hidden(self) -> bool {

@@ -12,7 +12,7 @@ use skald_tests::seed;
 use tokio::time::{Instant, sleep};
 
 use super::fault::{Fault, Probe};
-use super::site::{Site, TAKEOVER};
+use super::site::Site;
 use super::traffic::Traffic;
 use super::{leases, ledger};
 use crate::load::effects::{assert_counted_once, assert_nothing_accepted_is_lost, whole_log};
@@ -84,7 +84,7 @@ async fn go_through(name: &str, servers: usize, kinds: &[Fault]) {
             took.as_secs_f64(),
             healed.elapsed().as_secs_f64(),
         ));
-        assert!(took <= TAKEOVER, "{fault:?}: recovered after {took:?}");
+        assert!(took <= fault.limit(), "{fault:?}: recovered after {took:?}");
         assert!(told == 0 || !fault.is_hidden(), "{fault:?}: {told} publishes were refused");
     }
 
