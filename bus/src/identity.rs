@@ -91,6 +91,10 @@ pub async fn adopt(db: &Db, log: &dyn Log) -> Result<Adopted, LogIdentityError> 
 
 /// Refuses to run consumers on a log that is not theirs; the first start notes which one is.
 pub(crate) async fn check(db: &Db, log: &dyn Log) -> Result<(), LogIdentityError> {
+    // Other nodes read on meanwhile: the log is looked at after the cursors.
+    let furthest = sql("select max(cursor_seq) from consumer_partition");
+    let furthest = db.fetch_optional(furthest).await?;
+    let cursor = furthest.and_then(|row| row.get::<Option<i64>, _>(0)).unwrap_or(0);
     let LogState { identity, last, .. } = log.state().await?;
     let mut tx = db.begin().await?;
     let note =
@@ -101,8 +105,6 @@ pub(crate) async fn check(db: &Db, log: &dyn Log) -> Result<(), LogIdentityError
     if known != identity {
         return Err(LogIdentityError::Another { known, found: identity });
     }
-    let furthest = tx.fetch_optional(sql("select max(cursor_seq) from consumer_partition")).await?;
-    let cursor = furthest.and_then(|row| row.get::<Option<i64>, _>(0)).unwrap_or(0);
     if cursor > last.get() {
         return Err(LogIdentityError::Behind { cursor, last: last.get() });
     }

@@ -99,6 +99,9 @@ pub enum LeaseError {
     Log(#[from] ReadError),
 }
 
+/// Postgres's code for a deadlock, and how often an answer is begun for it.
+const DEADLOCK: &str = "40P01";
+const ANSWERS_MAX: u32 = 3;
 /// Before a row whose event could not be read is leased again.
 const UNREADABLE_DELAY: Duration = Duration::from_millis(500);
 
@@ -183,11 +186,35 @@ pub async fn answer(
     only: Option<QueueId>,
     answers: &[(WorkId, LeaseToken, Outcome)],
 ) -> Result<Vec<Settled>, LeaseError> {
+    let mut tries = 1;
+    loop {
+        match try_answer(db, log, only, answers).await {
+            Err(LeaseError::Database(error)) if is_deadlock(&error) && tries < ANSWERS_MAX => {
+                tries += 1;
+            }
+            settled => return settled,
+        }
+    }
+}
+
+async fn try_answer(
+    db: &Db,
+    log: &dyn Log,
+    only: Option<QueueId>,
+    answers: &[(WorkId, LeaseToken, Outcome)],
+) -> Result<Vec<Settled>, LeaseError> {
     let mut tx = db.begin().await?;
     let settled = work::settle(&mut tx, only, answers).await?;
     keep_events(&mut tx, log, &settled).await?;
     tx.commit().await?;
     Ok(settled)
+}
+
+/// Whether the database took back one of two transactions that waited for each other; begun anew it
+/// waits for the other only.
+fn is_deadlock(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref()
+        == Some(DEADLOCK)
 }
 
 /// Makes leases last longer: see [`work::extend`].

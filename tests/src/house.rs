@@ -115,6 +115,7 @@ impl Setup {
             command.arg(self.verb).args(["--listen", "127.0.0.1:0", "--data"]).arg(data);
         }
         command.args(&self.arguments);
+        command.env("RUST_LIB_BACKTRACE", "0"); // Errors are told by their causes.
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -151,8 +152,12 @@ impl Postgres {
 }
 
 impl Drop for Postgres {
-    /// At once: its own processes end when it does, and are not left behind.
+    /// At once: its own processes end when it does, and are not left behind. After a failure the end
+    /// of its log is told: who waited for whom in a deadlock stands nowhere else.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = writeln!(std::io::stderr(), "Postgres said:\n{}", self.process.errors());
+        }
         if self.process.is_running() {
             self.process.signal(Signal::QUIT);
             let end = std::time::Instant::now() + Duration::from_secs(5);

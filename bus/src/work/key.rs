@@ -8,7 +8,8 @@ use crate::db::built;
 use crate::{Dialect, Tx, bulk};
 
 /// Those of `keys` that have a row under way in `queue`. The rows are locked until the transaction
-/// ends: whoever ends one of them meanwhile waits, and then sees what was put behind it.
+/// ends: whoever ends one of them meanwhile waits, and then sees what was put behind it. Those in
+/// front are locked first, as they are by whoever ends one and then takes the next.
 pub(crate) async fn busy_keys(
     tx: &mut Tx,
     queue: i64,
@@ -17,7 +18,11 @@ pub(crate) async fn busy_keys(
     let mut keys: Vec<&str> = keys.to_vec();
     keys.sort_unstable();
     keys.dedup();
-    let lock = if tx.dialect() == Dialect::Postgres { " order by id for update" } else { "" };
+    let lock = if tx.dialect() == Dialect::Postgres {
+        " order by state = 'behind', id for update"
+    } else {
+        ""
+    };
     let mut busy = HashSet::new();
     for chunk in bulk::chunks(&keys) {
         let mut query = built(format!(

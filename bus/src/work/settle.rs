@@ -91,7 +91,7 @@ pub async fn settle(
     answers: &[(WorkId, LeaseToken, Outcome)],
 ) -> Result<Vec<Settled>, sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
-    let mut rows = leased(tx, answers, now_us).await?;
+    let mut rows = leased(tx, answers.iter().map(|(id, ..)| *id), now_us).await?;
     rows.retain(|_, row| only.is_none_or(|queue| row.queue == queue.0));
     let mut ids: Vec<i64> = rows.values().map(|row| row.queue).collect();
     ids.sort_unstable();
@@ -128,28 +128,24 @@ pub async fn extend(
 ) -> Result<Vec<Extended>, sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
     let until = now_us.saturating_add(Span(lease).micros());
-    let mut extended = Vec::with_capacity(leases.len());
-    for (token, ids) in by_token(leases.iter().copied()) {
-        for chunk in bulk::chunks(&ids) {
-            let mut query = built(format!(
-                "update work set due_at_us = $1 where token = $2 and state = 'leased'
-                 and due_at_us > $3 and queue = $4 and id in ({}) returning id, queue",
-                bulk::list(5, chunk.len())
-            ));
-            query = query.bind(until).bind(token).bind(now_us).bind(queue.0);
-            let found = tx.fetch_all(bind_ids(query, chunk)).await?;
-            let mut known: HashMap<WorkId, i64> = HashMap::new();
-            for row in &found {
-                known.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?, row.get(1));
-            }
-            hint_expiry(tx, known.values().copied().collect(), until).await?;
-            extended.extend(chunk.iter().map(|id| {
-                let expires_at = known.contains_key(id).then(|| Timestamp::from_micros(until));
-                Extended { id: *id, expires_at }
-            }));
-        }
+    let rows = leased(tx, leases.iter().map(|(id, _)| *id), now_us).await?;
+    let holds = |(id, token): &(WorkId, LeaseToken)| {
+        rows.get(id).is_some_and(|row| row.token == token.get() && row.queue == queue.0)
+    };
+    let mut held: Vec<WorkId> =
+        leases.iter().filter(|lease| holds(lease)).map(|(id, _)| *id).collect();
+    held.sort_unstable();
+    held.dedup();
+    for chunk in bulk::chunks(&held) {
+        let ids = bulk::list(2, chunk.len());
+        let query = built(format!("update work set due_at_us = $1 where id in ({ids})"));
+        tx.execute(bind_ids(query.bind(until), chunk)).await?;
     }
-    Ok(extended)
+    if !held.is_empty() {
+        hint_expiry(tx, vec![queue.0], until).await?;
+    }
+    let expires_at = |lease| holds(lease).then(|| Timestamp::from_micros(until));
+    Ok(leases.iter().map(|lease| Extended { id: lease.0, expires_at: expires_at(lease) }).collect())
 }
 
 /// A row as it stood when its lease ended.
@@ -355,41 +351,29 @@ impl Plan {
     }
 }
 
-/// The rows of `answers` that are under a lease that has not ended.
+/// Those of the rows that are under a lease that has not ended, whoever's it is. They are locked, in
+/// the order of their ids as everywhere, until the transaction ends.
 async fn leased(
     tx: &mut Tx,
-    answers: &[(WorkId, LeaseToken, Outcome)],
+    ids: impl Iterator<Item = WorkId>,
     now_us: i64,
 ) -> Result<HashMap<WorkId, Leased>, sqlx::Error> {
     let lock = if tx.dialect() == Dialect::Postgres { " order by id for update" } else { "" };
-    let mut rows = HashMap::with_capacity(answers.len());
-    for (token, ids) in by_token(answers.iter().map(|(id, token, _)| (*id, *token))) {
-        for chunk in bulk::chunks(&ids) {
-            let query = built(format!(
-                "select {} from work
-                 where token = $1 and state = 'leased' and due_at_us > $2 and id in ({}){lock}",
-                Leased::COLUMNS,
-                bulk::list(3, chunk.len())
-            ));
-            let query = bind_ids(query.bind(token).bind(now_us), chunk);
-            for row in tx.fetch_all(query).await? {
-                rows.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?, Leased::read(&row));
-            }
+    let mut ids: Vec<WorkId> = ids.collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut rows = HashMap::with_capacity(ids.len());
+    for chunk in bulk::chunks(&ids) {
+        let query = built(format!(
+            "select {} from work where state = 'leased' and due_at_us > $1 and id in ({}){lock}",
+            Leased::COLUMNS,
+            bulk::list(2, chunk.len())
+        ));
+        for row in tx.fetch_all(bind_ids(query.bind(now_us), chunk)).await? {
+            rows.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?, Leased::read(&row));
         }
     }
     Ok(rows)
-}
-
-fn by_token(leases: impl Iterator<Item = (WorkId, LeaseToken)>) -> BTreeMap<i64, Vec<WorkId>> {
-    let mut groups: BTreeMap<i64, Vec<WorkId>> = BTreeMap::new();
-    for (id, token) in leases {
-        groups.entry(token.get()).or_default().push(id);
-    }
-    for ids in groups.values_mut() {
-        ids.sort_unstable();
-        ids.dedup();
-    }
-    groups
 }
 
 fn bind_ids(mut query: Query, ids: &[WorkId]) -> Query {
