@@ -17,6 +17,7 @@ mod completions;
 mod consumers;
 mod database;
 mod dead_letters;
+mod demo;
 mod events;
 mod keys;
 mod log;
@@ -56,6 +57,10 @@ struct Cli {
 enum Command {
     /// Run the platform for development: no keys, private addresses allowed, loopback only.
     Dev(serve::DevArgs),
+    /// See it all in two minutes: orders through sagas, webhooks and consumers, and a crash.
+    Demo(demo::DemoArgs),
+    #[command(hide = true)]
+    DemoNode(demo::node::NodeArgs),
     /// Run the platform for production.
     Serve(serve::ServeArgs),
     /// Publish events from a file of JSON lines.
@@ -117,6 +122,8 @@ async fn dispatch(cli: Cli) -> Result<(), Stop> {
     let flags = Flags { config: cli.config, ..Flags::default() };
     match cli.command {
         Command::Dev(args) => serve::dev(args, flags).await,
+        Command::Demo(args) => demo::run(args, &output).await,
+        Command::DemoNode(args) => demo::node::run(args).await,
         Command::Serve(args) => serve::serve(args, flags).await,
         Command::Publish(args) => publish::run(args, &output).await,
         Command::Tail(args) => tail::run(args, &output).await,

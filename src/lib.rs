@@ -19,5 +19,6 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod keys;
+mod pages;
 pub mod server;
 pub mod telemetry;

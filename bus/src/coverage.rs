@@ -10,6 +10,7 @@ use crate::assignment::Assignment;
 use crate::db::{built, sql};
 use crate::partition::partition_of;
 use crate::registry::{Registration, json, queue_name};
+use crate::work::WorkId;
 use crate::{Db, Recorded, Seq, Tx, bulk};
 
 /// Notes, for the partitions of `assignment`, from where on the present types and filter count.
@@ -86,6 +87,8 @@ pub enum Progress {
     },
     /// It is a dead letter.
     Dead {
+        /// The row.
+        id: WorkId,
         /// Attempts made.
         attempts: i64,
         /// The last failure.
@@ -183,7 +186,7 @@ impl Coverage {
         let Some(queue) = self.queue else { return Ok(found) };
         for chunk in bulk::chunks(seqs) {
             let mut query = built(format!(
-                "select seq, state, attempt, last_error from work
+                "select seq, state, attempt, last_error, id from work
                  where queue = $1 and seq in ({})",
                 bulk::list(2, chunk.len())
             ));
@@ -195,7 +198,10 @@ impl Coverage {
                 let (attempts, error) = (row.get(2), row.get(3));
                 let progress = match row.get::<String, _>(1).as_str() {
                     "done" => Progress::Done { attempts },
-                    "dead" => Progress::Dead { attempts, error },
+                    "dead" => {
+                        let id = WorkId::from_bytes(&row.get::<Vec<u8>, _>(4))?;
+                        Progress::Dead { id, attempts, error }
+                    }
                     "discarded" => Progress::NotForIt,
                     "leased" if attempts == 1 => Progress::Waiting,
                     _ if attempts == 0 => Progress::Waiting,

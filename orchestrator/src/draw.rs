@@ -1,8 +1,9 @@
-//! Draws a definition: as Mermaid, and as SVG.
+//! Draws a definition, as Mermaid and as SVG, and a saga on its way.
 
 use std::fmt::Write as _;
 
 use crate::definition::{Action, Definition, Part, Step, Undo};
+use crate::state::{Cell, State, StepStatus};
 
 const WIDTH: usize = 220;
 const HEIGHT: usize = 56;
@@ -85,7 +86,17 @@ fn mermaid_sequence(
 /// As SVG.
 #[must_use]
 pub fn svg(definition: &Definition) -> String {
-    let mut canvas = Canvas { definition, shapes: String::new() };
+    drawn(definition, None)
+}
+
+/// A saga as SVG: its definition, each step in the colour of what became of it.
+#[must_use]
+pub fn svg_of_saga(saga: &State) -> String {
+    drawn(&saga.start.definition, Some(saga))
+}
+
+fn drawn(definition: &Definition, saga: Option<&State>) -> String {
+    let mut canvas = Canvas { definition, saga, shapes: String::new() };
     let width = width_of(&definition.body);
     let middle = width / 2 + GAP;
     let mut bottom = GAP + 24;
@@ -114,6 +125,7 @@ fn width_of(parts: &[Part]) -> usize {
 
 struct Canvas<'d> {
     definition: &'d Definition,
+    saga: Option<&'d State>,
     shapes: String,
 }
 
@@ -159,7 +171,11 @@ impl Canvas<'_> {
     fn step(&mut self, at: usize, middle: usize, y: usize) -> usize {
         let step = &self.definition.steps[at];
         let x = middle.saturating_sub(WIDTH / 2);
-        let colour = if step.point_of_no_return { "#ffe0b2" } else { "#e3f2fd" };
+        let colour = match self.saga {
+            Some(saga) => colour(saga.cells.get(step.name.as_str()).map(Cell::status)),
+            None if step.point_of_no_return => "#ffe0b2",
+            None => "#e3f2fd",
+        };
         let _ = writeln!(
             self.shapes,
             "<rect x=\"{x}\" y=\"{y}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"7\" \
@@ -173,6 +189,16 @@ impl Canvas<'_> {
             escape(&[&told(step), undone(step)].map(|part: &str| part.to_owned()).join(" · "))
         );
         y + HEIGHT
+    }
+}
+
+fn colour(status: Option<StepStatus>) -> &'static str {
+    match status {
+        None | Some(StepStatus::Waiting | StepStatus::Skipped) => "#f5f5f5",
+        Some(StepStatus::Acting | StepStatus::Undoing) => "#fff3c4",
+        Some(StepStatus::Done) => "#c8e6c9",
+        Some(StepStatus::Refused | StepStatus::Unknown) => "#ffcdd2",
+        Some(StepStatus::Undone) => "#e1d5f0",
     }
 }
 

@@ -2,6 +2,8 @@
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 
 use crate::api::problem::Problem;
 use crate::api::{Access, State};
@@ -25,12 +27,22 @@ pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, P
         }
         return Err(Problem::unauthorized("send `Authorization: Bearer sk_…`"));
     };
-    let key = header.to_str().ok().and_then(|value| value.split_once(' '));
-    let key = key.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let Some((_, key)) = key else {
+    let (scheme, credentials) =
+        header.to_str().ok().and_then(|value| value.split_once(' ')).unwrap_or_default();
+    let key = if scheme.eq_ignore_ascii_case("bearer") {
+        credentials.trim().to_owned()
+    } else if let Some(key) = password(scheme, credentials) {
+        // A browser sends it along with whatever a page of somebody else's makes it call. Only a
+        // link may lead here, which shows that page nothing.
+        let follows = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+        if !(follows && request.method == Method::GET) {
+            check_same_origin(headers)?;
+        }
+        key
+    } else {
         return Err(Problem::unauthorized("send `Authorization: Bearer sk_…`"));
     };
-    let principal = state.keys.find(key.trim()).await?;
+    let principal = state.keys.find(&key).await?;
     let principal = principal.ok_or_else(|| Problem::unauthorized("this key does not hold"))?;
     let wanted = scope(&request.method, path);
     if !open && !principal.scopes.allow(wanted) {
@@ -63,6 +75,14 @@ fn tenant_bound(path: &str) -> bool {
     path == "/v1/events" || path == "/v1/events/stream"
 }
 
+/// The password of basic credentials, as browsers send what was typed into their own dialogue.
+fn password(scheme: &str, credentials: &str) -> Option<String> {
+    let basic = scheme.eq_ignore_ascii_case("basic");
+    let decoded = BASE64_STANDARD.decode(credentials.trim()).ok().filter(|_| basic)?;
+    let text = String::from_utf8(decoded).ok()?;
+    text.split_once(':').map(|(_, password)| password.to_owned())
+}
+
 /// A web page must not reach a developer's server: neither under a name that its author controls
 /// (DNS rebinding), nor by a request from another origin.
 fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
@@ -73,11 +93,18 @@ fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
             "without keys only loopback names are answered, such as localhost or 127.0.0.1",
         ));
     }
+    check_same_origin(headers)
+}
+
+/// What a page of another origin makes a browser call is refused.
+fn check_same_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
     let same = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest == host);
     // Browsers that send no origin with a simple request say at least that it crosses sites.
     let crosses = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
     if crosses || text(header::ORIGIN).is_some_and(|origin| !same(origin)) {
-        return Err(Problem::forbidden("without keys, other origins are refused"));
+        return Err(Problem::forbidden("calls from pages of other origins are refused"));
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::api::listing::{Items, limit};
 use crate::api::problem::Problem;
 
 /// What the ids of dead letters start with.
-const PREFIX: &str = "dl";
+pub(crate) const PREFIX: &str = "dl";
 /// Ids in one call at most.
 const IDS_MAX: usize = 1_000;
 

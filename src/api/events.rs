@@ -10,11 +10,11 @@ use schemas::{Event, Pattern, Patterns, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::State;
 use crate::api::body::Fields;
 use crate::api::listing::{Items, limit, position};
 use crate::api::problem::Problem;
 use crate::api::sagas::SagaBody;
+use crate::api::{State, dead_letters};
 use crate::keys::Principal;
 
 /// Events looked at in one go while filtering.
@@ -58,6 +58,9 @@ pub(crate) struct ConsumerProgress {
     state: &'static str,
     attempts: i64,
     last_error: Option<String>,
+    /// The id of its dead letter, to redrive it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_letter: Option<String>,
 }
 
 /// All that came of an event.
@@ -212,14 +215,18 @@ pub(crate) async fn get(
 }
 
 fn told(name: String, progress: Progress) -> Option<ConsumerProgress> {
+    let mut dead_letter = None;
     let (state, attempts, last_error) = match progress {
         Progress::NotForIt => return None,
         Progress::Done { attempts } => ("done", attempts, None),
         Progress::Waiting => ("waiting", 0, None),
         Progress::Retrying { attempts, error } => ("retrying", attempts, error),
-        Progress::Dead { attempts, error } => ("dead", attempts, error),
+        Progress::Dead { id, attempts, error } => {
+            dead_letter = Some(id.prefixed(dead_letters::PREFIX));
+            ("dead", attempts, error)
+        }
     };
-    Some(ConsumerProgress { name, state, attempts, last_error })
+    Some(ConsumerProgress { name, state, attempts, last_error, dead_letter })
 }
 
 /// Trace an event

@@ -23,6 +23,11 @@ pub(crate) struct Problem {
     retry_after: Option<Duration>,
 }
 
+/// How to say who one is: programs by a bearer's token (RFC 6750); browsers, which ask for a password,
+/// by the same key as that (RFC 7617). One header each: browsers read no lists.
+const CHALLENGES: [&str; 2] =
+    ["Bearer", r#"Basic realm="Skald: a key as the password", charset="UTF-8""#];
+
 /// The body of a refusal (RFC 9457), `application/problem+json`.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ProblemBody {
@@ -48,6 +53,11 @@ pub(crate) struct FaultBody {
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Problem {
         Problem { status, kind, detail: detail.into(), faults: Vec::new(), retry_after: None }
+    }
+
+    /// Its status, title and detail, for a page.
+    pub(crate) fn told(&self) -> (StatusCode, &'static str, &str) {
+        (self.status, self.status.canonical_reason().unwrap_or("Error"), &self.detail)
     }
 
     pub(crate) fn malformed(detail: impl Into<String>) -> Problem {
@@ -150,7 +160,9 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            for challenge in CHALLENGES {
+                headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
         }
         response
     }

@@ -3,8 +3,6 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use axum::response::Redirect;
-use axum::routing::get;
 use bus::log::PUBLISH_BYTES_MAX;
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
@@ -16,6 +14,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::api::problem::Problem;
 use crate::api::{State, analytics, consumers, dead_letters, events, gate, health, leases};
 use crate::api::{publish, replays, saga_commands, saga_definitions, sagas, stream};
+use crate::pages;
 
 /// Largest body of a request that publishes nothing: 1 MiB.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -89,7 +88,7 @@ pub fn router(state: State) -> Router {
         .split_for_parts();
     router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
-        .route("/", get(|| async { Redirect::temporary("/docs") }))
+        .merge(pages::router())
         .fallback(|| async { Problem::not_found("such address") })
         .method_not_allowed_fallback(|| async { Problem::no_method() })
         .layer(from_fn_with_state(state.clone(), gate::gate))

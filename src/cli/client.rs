@@ -42,18 +42,23 @@ pub(super) struct Client {
 impl ServerArgs {
     /// A client of that server.
     pub(super) fn client(self) -> anyhow::Result<Client> {
+        Client::new(self.url, self.key)
+    }
+}
+
+impl Client {
+    /// A client of the server at `base`, which shows `key`.
+    pub(super) fn new(base: Url, key: Option<String>) -> anyhow::Result<Client> {
         egress::install_crypto_provider();
-        anyhow::ensure!(!self.url.cannot_be_a_base(), "{} is no address of a server", self.url);
+        anyhow::ensure!(!base.cannot_be_a_base(), "{base} is no address of a server");
         let http = reqwest::Client::builder()
             .user_agent(concat!("skald-cli/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .build()
             .context("preparing to call the server")?;
-        Ok(Client { http, base: self.url, key: self.key })
+        Ok(Client { http, base, key })
     }
-}
 
-impl Client {
     /// The address of `/v1/` and these segments, each escaped.
     pub(super) fn address(&self, segments: &[&str]) -> Url {
         let mut url = self.base.clone();

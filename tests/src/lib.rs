@@ -45,6 +45,10 @@ mod mount;
 pub use mount::SmallDisk;
 
 mod free_port;
+use free_port::free_port;
+
+mod browser;
+pub use browser::Browser;
 
 mod nats;
 pub use nats::Nats;

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::free_port::free_port;
+use crate::free_port;
 use crate::process::Process;
 use crate::{eventually, tree};
 

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::eventually;
-use crate::free_port::free_port;
+use crate::free_port;
 use crate::process::Process;
 
 /// How long the server may take to stop when asked to.

@@ -1,4 +1,4 @@
-//! Producers that publish without a pause, and publish again what was not answered.
+//! Producers that publish all the time, and publish again what was not answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,8 @@ use skald_tests::{Answer, Client};
 
 use super::journal::{Entry, Journal};
 
+/// Between two calls: a load that workers can work off, however slow the machine is.
+const PACE: std::time::Duration = std::time::Duration::from_millis(5);
 /// Keys that events belong to.
 pub(crate) const KEYS: u32 = 40;
 
@@ -46,7 +48,7 @@ impl Producer {
     ) -> Producer {
         while !stop.load(Ordering::Relaxed) {
             match self.publish(&client, &journal).await {
-                Published::Accepted(_) => {}
+                Published::Accepted(_) => tokio::time::sleep(PACE).await,
                 Published::Refused(answer) => answer.check(202),
                 Published::Gone => break,
             }
