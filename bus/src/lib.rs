@@ -127,6 +127,11 @@ mod retries;
 pub mod pull;
 
 #[cfg(feature = "database")]
+mod courier;
+#[cfg(feature = "database")]
+pub use courier::{Answer, Courier, Round};
+
+#[cfg(feature = "database")]
 pub mod dead_letter;
 
 #[cfg(feature = "database")]

@@ -43,10 +43,12 @@ pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, P
     Ok(principal)
 }
 
-/// Whether a request may take a while because it was asked to: long polls, and replays, which count
-/// their events first.
+/// Whether a request may take a while because it was asked to: long polls, replays, which count
+/// their events first, and tests of webhooks, which wait for the endpoint.
 pub(crate) fn waits(path: &str) -> bool {
-    path.ends_with("/lease")
+    let tests = path.starts_with("/v1/webhooks/") && path.ends_with("/test");
+    tests
+        || path.ends_with("/lease")
         || path == "/v1/replays"
         || path.starts_with("/v1/sagas")
         || path == "/v1/wait"
