@@ -16,6 +16,8 @@ create table webhook_endpoint (
     headers text,
     -- The secrets that sign, as JSON with their ends, sealed.
     secrets text not null,
+    -- The public keys of those that have one, as JSON with their ends; null when none has.
+    public_keys text,
     -- Timeout, limits, order and the waits between attempts, as JSON.
     manner text not null,
     -- Whatever the owner keeps with it, as JSON; null when nothing.
@@ -41,6 +43,9 @@ create table webhook_endpoint (
 -- Lists, the newest first, and how many a tenant has.
 create index webhook_endpoint_tenant on webhook_endpoint (tenant, id);
 
+-- The public keys, which anybody may ask for.
+create index webhook_endpoint_public on webhook_endpoint (id) where public_keys is not null;
+
 create table webhook_delivery (
     -- That of its row of work, while there is one. A UUIDv7.
     id bytea primary key,
@@ -54,8 +59,8 @@ create table webhook_delivery (
         check (caused_by in ('schedule', 'resend', 'recover', 'replay')),
     created_at_us bigint not null
 ) {clustered};
--- One event is delivered to one endpoint once, whatever hands it over again.
-create unique index webhook_delivery_event on webhook_delivery (endpoint, seq);
+-- One event is delivered to one endpoint once, whatever hands it over again; and what came of an event.
+create unique index webhook_delivery_event on webhook_delivery (seq, endpoint);
 -- Retention, and deliveries that are given up.
 create index webhook_delivery_age on webhook_delivery (created_at_us);
 -- Lists of an endpoint by status.
@@ -89,3 +94,7 @@ create table webhook_minute (
     attempts bigint not null,
     primary key (endpoint, minute_us, status_code, duration_log2)
 ) {clustered};
+
+-- What a replay is to a target that is no consumer, such as the recovery of what failed; null to
+-- consumers.
+alter table replay add column errand text;

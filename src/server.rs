@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use webhooks::{DeliverWebhooks, FanOutWebhooks};
+use webhooks::{DeliverWebhooks, FanOutWebhooks, ReplayToWebhooks};
 
 use crate::api::{self, Access, Shared, State};
 use crate::config::Settings;
@@ -200,6 +200,7 @@ impl Node {
             db: db.clone(),
             log: Arc::clone(&log),
             handlers,
+            targets: vec![Arc::new(ReplayToWebhooks)],
             retention: settings.log.retention_rules(),
             inbox: settings.log.inbox.0,
             // A log in a folder and a database in a file are locked: this is the only process.

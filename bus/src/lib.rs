@@ -144,6 +144,11 @@ pub mod lineage;
 pub mod replay;
 
 #[cfg(feature = "database")]
+mod replay_target;
+#[cfg(feature = "database")]
+pub use replay_target::{ReplayTarget, Taken};
+
+#[cfg(feature = "database")]
 mod replayer;
 
 #[cfg(feature = "database")]

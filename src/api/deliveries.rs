@@ -1,9 +1,10 @@
 //! Deliveries to webhooks: what happened, and sending again.
 
-use axum::Json;
 use axum::extract::{Path, RawQuery, State as Extract};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use bus::replay::{Mode, NewReplay};
 use bus::work::WorkId;
 use bytes::Bytes;
 use schemas::{Event, EventId, EventType, Timestamp};
@@ -12,15 +13,19 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 use webhooks::deliveries::{self, Delivery, Listing, PastAttempt, Resent};
+use webhooks::replays::Only;
 use webhooks::statistics;
 
 use crate::api::State;
 use crate::api::body::Fields;
 use crate::api::listing::{Items, limit};
 use crate::api::problem::Problem;
-use crate::api::webhooks::find as find_webhook;
+use crate::api::replays::{self, ReplayBody};
+use crate::api::webhooks::{DISABLED, find as find_webhook};
+use crate::keys::Principal;
 
-const PREFIX: &str = "dlv";
+/// The prefix of their ids.
+pub(crate) const PREFIX: &str = "dlv";
 const STATUSES: [&str; 4] = ["pending", "delivered", "failed", "skipped"];
 
 /// One event on its way to one webhook.
@@ -126,7 +131,7 @@ pub(crate) async fn resend(
     let found = find(&state, &id).await?;
     let endpoint = find_webhook(&state, found.endpoint.as_str()).await?;
     if endpoint.disabled_reason.is_some() {
-        return Err(Problem::conflict("the webhook is disabled; enable it first"));
+        return Err(Problem::conflict(DISABLED));
     }
     let mut tx = state.db.begin().await?;
     let log = state.log.as_ref();
@@ -137,6 +142,53 @@ pub(crate) async fn resend(
     }
     let body = describe(&state, find(&state, &id).await?).await?;
     Ok((StatusCode::ACCEPTED, Json(body)).into_response())
+}
+
+/// A recovery.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body, which `Fields` reads")]
+pub(crate) struct RecoverBody {
+    /// Events recorded from this time on; or `from_seq`, from this event on.
+    since: String,
+    until: Option<String>,
+    /// `failed`: given up; `missing`: never attempted; `all`: every event, the delivered ones too;
+    /// failed and missing ones where it is absent.
+    only: Option<String>,
+    /// Such as `500/s`.
+    rate: Option<String>,
+    dry_run: Option<bool>,
+}
+
+/// Recover deliveries
+///
+/// A replay of what failed, or was missed while the webhook was disabled or before there was one.
+#[utoipa::path(
+    post, path = "/v1/webhooks/{id}/recover", tag = "webhooks", params(("id" = String, Path)),
+    request_body = RecoverBody,
+    responses(
+        (status = 202, description = "Started", body = ReplayBody),
+        (status = 200, description = "What it would do, for a dry run", body = Object),
+        (status = 404), (status = 409, description = "The webhook is disabled"), (status = 422)
+    )
+)]
+pub(crate) async fn recover(
+    Extract(state): Extract<State>,
+    Extension(principal): Extension<Principal>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let endpoint = find_webhook(&state, &id).await?;
+    let mut fields = Fields::of_body(&headers, &body)?;
+    let only = fields.parsed::<Only>("only").unwrap_or(Only::Undelivered);
+    let rate = fields.parsed("rate");
+    let dry_run = fields.flag("dry_run");
+    let (from, to) = replays::read_range(&state, &mut fields).await?;
+    fields.finish()?;
+    let mode = if only == Only::All { Mode::Force } else { Mode::SkipDone };
+    let new = NewReplay { types: None, from, to, mode, rate };
+    let errand = ("recover", only);
+    replays::start_to_webhook(&state, &endpoint, &new, errand, dry_run, &principal).await
 }
 
 /// A test.
@@ -232,7 +284,7 @@ async fn find(state: &State, id: &str) -> Result<Delivery, Problem> {
     deliveries::find(&state.db, id).await?.ok_or_else(missing)
 }
 
-async fn describe(state: &State, of: Delivery) -> Result<DeliveryBody, Problem> {
+pub(crate) async fn describe(state: &State, of: Delivery) -> Result<DeliveryBody, Problem> {
     let attempts = deliveries::attempts(&state.db, of.id).await?;
     Ok(DeliveryBody {
         id: of.id.prefixed(PREFIX),

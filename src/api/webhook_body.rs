@@ -7,7 +7,7 @@ use bus::{Seal, Span};
 use schemas::{Event, Filter, Patterns};
 use serde_json::Value;
 use utoipa::ToSchema;
-use webhooks::{Endpoint, Manner, TIMEOUT_MAX};
+use webhooks::{Endpoint, Manner, Scheme, SigningSecret, TIMEOUT_MAX};
 
 use crate::api::State;
 use crate::api::body::Fields;
@@ -74,9 +74,9 @@ pub(crate) struct WantedBody {
     /// The waits between attempts.
     retry: Option<Vec<String>>,
     ordered: Option<bool>,
-    /// `v1`.
+    /// `v1`, HMAC-SHA256 with a secret that both know, or `v1a`, ed25519.
     signature: Option<String>,
-    /// `whsec_…`; made where it is absent.
+    /// `whsec_…`, or `whsk_…` for `v1a`; made where it is absent.
     secret: Option<String>,
     #[schema(value_type = Option<Object>)]
     metadata: Option<Value>,
@@ -87,6 +87,8 @@ pub(crate) struct WantedBody {
 #[expect(dead_code, reason = "describes the body, which `Fields` reads")]
 pub(crate) struct RotateBody {
     secret: Option<String>,
+    /// `v1` or `v1a`; as before where it is absent.
+    signature: Option<String>,
     /// How long the old secrets sign on; 24 h.
     overlap: Option<String>,
 }
@@ -111,7 +113,7 @@ pub(crate) struct Wanted {
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) manner: Manner,
     pub(crate) metadata: Option<Value>,
-    pub(crate) secret: Option<String>,
+    pub(crate) secret: Option<SigningSecret>,
 }
 
 impl Wanted {
@@ -147,11 +149,13 @@ impl Wanted {
             Some(known) => known.metadata.clone(),
             None => read_metadata(fields),
         };
-        if fields.text("signature").is_some_and(|scheme| scheme != "v1") {
-            fields.fault("signature", "must be v1");
+        let mut manner = read_manner(fields, known.map(|known| &known.manner));
+        let scheme = known.map(|known| known.manner.signature);
+        let (signature, secret) = read_secret(fields, scheme.unwrap_or_default());
+        if scheme.is_some_and(|scheme| scheme != signature) {
+            fields.fault("signature", "is changed by rotate");
         }
-        let manner = read_manner(fields, known.map(|known| &known.manner));
-        let secret = read_secret(fields);
+        manner.signature = signature;
         Wanted {
             url: url.unwrap_or_default(),
             types: types.unwrap_or_else(Patterns::any),
@@ -172,18 +176,18 @@ pub(crate) fn seal(state: &State) -> Result<&Seal, Problem> {
     state.seal.as_ref().ok_or_else(missing)
 }
 
-/// A random secret of 32 bytes.
-pub(crate) fn new_secret() -> String {
-    let bytes: [u8; 32] = rand::random();
-    egress::Secret::from_bytes(&bytes).map(|secret| secret.expose()).unwrap_or_default()
-}
-
-pub(crate) fn read_secret(fields: &mut Fields) -> Option<String> {
-    let secret = fields.text("secret")?;
-    if let Err(error) = secret.parse::<egress::Secret>() {
-        fields.fault("secret", error.to_string());
+/// The scheme and the secret, if one is given, which has to be of that scheme.
+pub(crate) fn read_secret(fields: &mut Fields, known: Scheme) -> (Scheme, Option<SigningSecret>) {
+    let scheme: Option<Scheme> = fields.parsed("signature");
+    let secret: Option<SigningSecret> = fields.parsed("secret");
+    let of_secret = secret.as_ref().map(SigningSecret::scheme);
+    if let (Some(scheme), Some(of_secret)) = (scheme, of_secret)
+        && scheme != of_secret
+    {
+        let begins = if scheme == Scheme::V1 { "whsec_" } else { "whsk_" };
+        fields.fault("secret", format!("must begin with {begins}, as the signature is given"));
     }
-    Some(secret)
+    (scheme.or(of_secret).unwrap_or(known), secret)
 }
 
 pub(crate) fn read_overlap(fields: &mut Fields) -> Span {

@@ -12,8 +12,9 @@ use schemas::{Filter, Patterns, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
+use webhooks::deliveries::{self, Missed};
 use webhooks::store::{self, Listing};
-use webhooks::{ActiveSecret, Endpoint, EndpointId, Manner, events, health, seal_secrets};
+use webhooks::{ActiveSecret, Endpoint, EndpointId, Manner, Scheme, events, health, seal_secrets};
 
 use crate::api::State;
 use crate::api::body::Fields;
@@ -22,8 +23,12 @@ use crate::api::problem::Problem;
 use crate::api::webhook_body::{self, Wanted};
 use crate::keys::Principal;
 
+/// Why nothing is sent to an endpoint that is disabled.
+pub(crate) const DISABLED: &str = "the webhook is disabled; enable it first";
 /// Endpoints of one tenant at most.
 const PER_TENANT_MAX: i64 = 1_000;
+/// Endpoints whose public keys are shown at once.
+const PUBLISHED_MAX: i64 = 500;
 /// Endpoints that one transaction erases.
 const ERASED_AT_ONCE: i64 = 50;
 
@@ -48,14 +53,20 @@ pub(crate) struct WebhookBody {
     #[schema(value_type = Vec<String>)]
     retry: Vec<Span>,
     ordered: bool,
-    /// `v1`: HMAC-SHA256.
+    /// `v1`: HMAC-SHA256; `v1a`: ed25519.
     signature: &'static str,
+    /// What receivers verify `v1a` with, the newest first; also at `/.well-known/webhook-keys`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    public_keys: Vec<String>,
     metadata: Option<Value>,
     /// `enabled` or `disabled`.
     state: &'static str,
     /// `requested`, `gone` (it answered 410) or `failing`.
     disabled_reason: Option<String>,
     health: HealthBody,
+    /// Only when it was enabled: what `recover` can bring.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed: Option<MissedBody>,
     /// Only when it was made or rotated.
     #[serde(skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
@@ -80,6 +91,18 @@ struct HealthBody {
     held_until: Option<Timestamp>,
 }
 
+/// What a webhook has missed.
+#[derive(Serialize, ToSchema)]
+struct MissedBody {
+    /// Deliveries that were given up.
+    failed: i64,
+    /// Events that came while it was disabled.
+    skipped: i64,
+    /// `since` for `recover`.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    since: Option<Timestamp>,
+}
+
 /// Register a webhook
 ///
 /// Every event accepted from now on that its types and filter let through is delivered to it.
@@ -100,7 +123,7 @@ pub(crate) async fn create(
     let wanted = Wanted::read(&mut fields, &state, None);
     fields.finish()?;
     let (seal, now) = (webhook_body::seal(&state)?, state.db.clock().now());
-    let secret = wanted.secret.clone().unwrap_or_else(webhook_body::new_secret);
+    let secret = wanted.secret.unwrap_or_else(|| wanted.manner.signature.draw()).expose();
     let active = [ActiveSecret { secret: secret.clone(), ends_at_us: None }];
     let mut tx = state.db.begin().await?;
     if store::count(&mut tx, wanted.tenant.as_deref()).await? >= PER_TENANT_MAX {
@@ -115,6 +138,7 @@ pub(crate) async fn create(
         tenant: wanted.tenant,
         headers: webhooks::seal_headers(seal, &wanted.headers),
         secrets: seal_secrets(seal, &active),
+        public_keys: webhooks::public_keys(&active),
         manner: wanted.manner,
         metadata: wanted.metadata,
         disabled_reason: None,
@@ -276,14 +300,20 @@ pub(crate) async fn erase(
 /// Show the secret
 #[utoipa::path(
     get, path = "/v1/webhooks/{id}/secret", tag = "webhooks", params(("id" = String, Path)),
-    responses((status = 200, description = "`{\"secret\"}`, the newest", body = Object), (status = 404))
+    responses((status = 200, description = "`{\"secret\"}`, the newest; with `public_key` where it has one", body = Object), (status = 404))
 )]
 pub(crate) async fn secret(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let secrets = open(&state, &find(&state, &id).await?)?;
-    Ok(Json(json!({ "secret": secrets.first().map(|one| &one.secret) })))
+    let endpoint = find(&state, &id).await?;
+    let secrets = open(&state, &endpoint)?;
+    let secret = secrets.first().map(|one| &one.secret);
+    let mut body = json!({ "secret": secret });
+    if let (Scheme::V1a, Some(public)) = (endpoint.manner.signature, endpoint.public_keys.first()) {
+        body["public_key"] = json!(public.key);
+    }
+    Ok(Json(body))
 }
 
 /// Rotate the secret
@@ -302,10 +332,10 @@ pub(crate) async fn rotate(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let mut fields = Fields::of_body(&headers, &body)?;
-    let given = webhook_body::read_secret(&mut fields);
+    let known = find(&state, &id).await?;
+    let (scheme, given) = webhook_body::read_secret(&mut fields, known.manner.signature);
     let overlap = webhook_body::read_overlap(&mut fields);
     fields.finish()?;
-    let known = find(&state, &id).await?;
     version(&known).check(&headers)?;
     let mut secrets = open(&state, &known)?;
     if overlap.micros() > 0 && secrets.len() >= webhooks::SECRETS_MAX {
@@ -316,9 +346,14 @@ pub(crate) async fn rotate(
     for one in &mut secrets {
         one.ends_at_us = Some(one.ends_at_us.map_or(ends_us, |end| end.min(ends_us)));
     }
-    let secret = given.unwrap_or_else(webhook_body::new_secret);
+    let secret = given.unwrap_or_else(|| scheme.draw()).expose();
     secrets.insert(0, ActiveSecret { secret: secret.clone(), ends_at_us: None });
-    let to = Endpoint { secrets: seal_secrets(webhook_body::seal(&state)?, &secrets), ..known };
+    let to = Endpoint {
+        secrets: seal_secrets(webhook_body::seal(&state)?, &secrets),
+        public_keys: webhooks::public_keys(&secrets),
+        manner: Manner { signature: scheme, ..known.manner.clone() },
+        ..known
+    };
     let to = write(&state, to, &principal, "rotated").await?;
     let body = WebhookBody { secret: Some(secret), ..describe(&state, to.clone()) };
     Ok(version(&to).answer(StatusCode::OK, body))
@@ -326,7 +361,8 @@ pub(crate) async fn rotate(
 
 /// Enable a webhook
 ///
-/// What was pending goes on; what came meanwhile is `skipped`.
+/// What was pending goes on; what came meanwhile is `skipped`, and `missed` says what `recover` would
+/// bring.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/enable", tag = "webhooks", params(("id" = String, Path)),
     responses((status = 200, description = "Enabled", body = WebhookBody), (status = 404))
@@ -338,7 +374,12 @@ pub(crate) async fn enable(
 ) -> Result<Response, Problem> {
     let known = find(&state, &id).await?;
     let to = Endpoint { disabled_reason: None, failing_since: None, ..known };
-    change(&state, to, &principal, "enabled").await
+    let to = write(&state, to, &principal, "enabled").await?;
+    let missed = deliveries::missed(&state.db, &to.id).await?;
+    let Missed { failed, skipped, since } = missed;
+    let missed = Some(MissedBody { failed, skipped, since });
+    let body = WebhookBody { missed, ..describe(&state, to.clone()) };
+    Ok(version(&to).answer(StatusCode::OK, body))
 }
 
 /// Disable a webhook
@@ -354,6 +395,36 @@ pub(crate) async fn disable(
     let known = find(&state, &id).await?;
     let to = Endpoint { disabled_reason: Some("requested".to_owned()), ..known };
     change(&state, to, &principal, "disabled").await
+}
+
+/// Public keys
+///
+/// With which receivers verify `v1a` signatures: a JSON Web Key Set (RFC 7517, RFC 8037), the newest
+/// 500 or those of one webhook.
+#[utoipa::path(
+    get, path = "/.well-known/webhook-keys", tag = "webhooks", params(("webhook" = Option<String>, Query)),
+    responses((status = 200, description = "`{\"keys\":[{\"kty\",\"crv\",\"x\",\"use\",\"kid\",\"public_key\"}]}`", body = Object))
+)]
+pub(crate) async fn public_keys(
+    Extract(state): Extract<State>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let mut query = Fields::of_query(query.as_deref())?;
+    let of = query.parsed::<EndpointId>("webhook");
+    query.finish()?;
+    let now = state.db.clock().now();
+    let found = store::published_keys(&state.db, of.as_ref(), now, PUBLISHED_MAX).await?;
+    let keys: Vec<Value> = found.iter().filter_map(|one| json_web_key(&one.key)).collect();
+    Ok(Json(json!({ "keys": keys })))
+}
+
+fn json_web_key(text: &str) -> Option<Value> {
+    let key: egress::PublicKey = text.parse().ok()?;
+    let x = key.base64_url();
+    Some(json!({
+        "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": x, "x": x,
+        "public_key": text,
+    }))
 }
 
 /// Test a filter
@@ -432,7 +503,8 @@ fn describe(state: &State, of: Endpoint) -> WebhookBody {
     let now = state.db.clock().now();
     let headers = of.open_headers(state.seal.as_ref()).unwrap_or_default();
     let percent = health::percent(&of, now);
-    let Manner { timeout, rate, max_concurrent, retry, ordered } = of.manner;
+    let public_keys = of.public_keys.into_iter().map(|one| one.key).collect();
+    let Manner { timeout, rate, max_concurrent, retry, ordered, signature } = of.manner;
     WebhookBody {
         id: of.id.to_string(),
         url: of.url,
@@ -446,7 +518,8 @@ fn describe(state: &State, of: Endpoint) -> WebhookBody {
         timeout,
         retry,
         ordered,
-        signature: "v1",
+        signature: signature.as_str(),
+        public_keys,
         metadata: of.metadata,
         state: if of.disabled_reason.is_none() { "enabled" } else { "disabled" },
         disabled_reason: of.disabled_reason,
@@ -456,6 +529,7 @@ fn describe(state: &State, of: Endpoint) -> WebhookBody {
             percent,
             held_until: of.held_until.filter(|until| *until > now),
         },
+        missed: None,
         secret: None,
         created_at: of.created_at,
         updated_at: of.updated_at,

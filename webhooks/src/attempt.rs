@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use schemas::{Event, Timestamp};
 
 use crate::endpoint::{Endpoint, TIMEOUT_MAX};
+use crate::secrets;
 
 /// Bytes of a response that are kept.
 const KEPT_BYTES: usize = 4_096;
@@ -102,7 +103,7 @@ fn request(
         add(&mut headers, &name, &value)?;
     }
     let secrets = endpoint.open_secrets(seal, at).map_err(|error| chain(&error))?;
-    let signature = Endpoint::sign(&secrets, id, seconds(at), &body);
+    let signature = secrets::sign(&secrets, id, seconds(at), &body);
     add(&mut headers, "content-type", "application/cloudevents+json")?;
     add(&mut headers, "webhook-id", id)?;
     add(&mut headers, "webhook-timestamp", &seconds(at).to_string())?;

@@ -1,14 +1,20 @@
 //! Deliveries as people see them, and how one is sent again.
 
+use std::collections::HashSet;
+use std::time::Duration;
+
 use bus::dead_letter::{self, Selection};
 use bus::work::{self, NewWork, WorkId};
-use bus::{Db, Log, Query, Seq, Tx, built, signals, sql};
+use bus::{Db, Log, Query, Seq, Tx, built, bulk, signals, sql};
 use schemas::Timestamp;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::store;
+
+/// Longest time without looking: deliveries may end on another node.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One event on its way to one endpoint.
 #[derive(Clone, Debug)]
@@ -103,6 +109,102 @@ pub async fn list(db: &Db, which: &Listing) -> Result<Vec<Delivery>, sqlx::Error
         query = query.bind(before.bytes());
     }
     db.fetch_all(query.bind(which.limit)).await?.iter().map(read).collect()
+}
+
+/// What came of these events: up to `limit` deliveries.
+///
+/// # Errors
+/// Those of the database.
+pub async fn of_events(db: &Db, seqs: &[Seq], limit: i64) -> Result<Vec<Delivery>, sqlx::Error> {
+    let mut found = Vec::new();
+    for chunk in bulk::chunks(seqs) {
+        let places = bulk::list(2, chunk.len());
+        let text =
+            format!("{COLUMNS} where d.seq in ({places}) order by d.seq, d.endpoint limit $1");
+        let mut query = built(text).bind(limit);
+        for seq in chunk {
+            query = query.bind(seq.get());
+        }
+        for row in db.fetch_all(query).await? {
+            found.push(read(&row)?);
+        }
+    }
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(found)
+}
+
+/// Waits until every one of `ids` has ended, or `timeout` has passed: those that have not ended. One
+/// that was never there has ended.
+///
+/// # Errors
+/// Those of the database.
+pub async fn wait(
+    db: &Db,
+    ids: &[WorkId],
+    timeout: Duration,
+) -> Result<HashSet<WorkId>, sqlx::Error> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    let mut ended = db.signals().subscribe(signals::OUTCOME);
+    loop {
+        ended.borrow_and_update();
+        let pending = pending(db, ids).await?;
+        if pending.is_empty() {
+            return Ok(pending);
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => return Ok(pending),
+            _ = ended.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+async fn pending(db: &Db, ids: &[WorkId]) -> Result<HashSet<WorkId>, sqlx::Error> {
+    let mut found = HashSet::new();
+    for chunk in bulk::chunks(ids) {
+        let mut query = built(format!(
+            "select id from webhook_delivery where status = 'pending' and id in ({})",
+            bulk::list(1, chunk.len())
+        ));
+        for id in chunk {
+            query = query.bind(id.bytes());
+        }
+        for row in db.fetch_all(query).await? {
+            found.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?);
+        }
+    }
+    Ok(found)
+}
+
+/// What an endpoint has missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// Deliveries that were given up.
+    pub failed: i64,
+    /// Events that came while it was disabled.
+    pub skipped: i64,
+    /// When the oldest of them was fanned out.
+    pub since: Option<Timestamp>,
+}
+
+/// What `endpoint` has missed and may want to recover.
+///
+/// # Errors
+/// Those of the database.
+pub async fn missed(db: &Db, endpoint: &EndpointId) -> Result<Missed, sqlx::Error> {
+    let query = sql("select status, count(*), min(created_at_us) from webhook_delivery
+         where endpoint = $1 and status in ('failed', 'skipped') group by status")
+    .bind(endpoint.as_str().to_owned());
+    let mut missed = Missed::default();
+    for row in db.fetch_all(query).await? {
+        match row.get::<String, _>(0).as_str() {
+            "failed" => missed.failed = row.get(1),
+            _ => missed.skipped = row.get(1),
+        }
+        let since = Timestamp::from_micros(row.get(2));
+        missed.since = Some(missed.since.map_or(since, |known| known.min(since)));
+    }
+    Ok(missed)
 }
 
 /// The attempts of a delivery, the oldest first.

@@ -6,15 +6,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bus::{Policy, Rate, Seal, Seq, Span};
-use egress::Secret;
 use schemas::{Event, Filter, Patterns, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::secrets::{ActiveSecret, OpenError, PublishedKey, Scheme};
+
 /// Longest timeout of one attempt; the lease outlasts it.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(60);
-/// Secrets that sign at once, the newest included.
-pub const SECRETS_MAX: usize = 10;
 
 /// The id of an endpoint: `ep_` and a UUIDv7 without dashes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,6 +71,8 @@ pub struct Manner {
     pub retry: Vec<Span>,
     /// Whether events of one `partitionkey` are delivered one after the other.
     pub ordered: bool,
+    /// Of what kind new secrets are.
+    pub signature: Scheme,
 }
 
 impl Default for Manner {
@@ -83,6 +84,7 @@ impl Default for Manner {
             max_concurrent: 10,
             retry: seconds.map(|seconds| Span(Duration::from_secs(seconds))).to_vec(),
             ordered: false,
+            signature: Scheme::V1,
         }
     }
 }
@@ -113,15 +115,6 @@ impl Manner {
     }
 }
 
-/// A secret and until when it signs: for ever when there is no end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ActiveSecret {
-    /// `whsec_…`
-    pub secret: String,
-    /// When it stops to sign.
-    pub ends_at_us: Option<i64>,
-}
-
 /// An endpoint as it is configured.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -141,6 +134,8 @@ pub struct Endpoint {
     pub headers: Option<String>,
     /// The secrets that sign, sealed.
     pub secrets: String,
+    /// The public keys of those that have one.
+    pub public_keys: Vec<PublishedKey>,
     /// How it is delivered to.
     pub manner: Manner,
     /// Whatever its owner keeps with it.
@@ -161,21 +156,6 @@ pub struct Endpoint {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
-}
-
-/// What is sealed cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// There is no key.
-    #[error("its secrets are sealed, and there is no security.encryption_key")]
-    NoKey,
-    /// There is another key.
-    #[error("opening its secrets")]
-    Seal(#[from] bus::seal::SealError),
-    /// What was sealed is not what it ought to be.
-    #[error("its sealed secrets are broken")]
-    Broken,
 }
 
 impl Endpoint {
@@ -209,32 +189,9 @@ impl Endpoint {
         let text = seal.ok_or(OpenError::NoKey)?.open(&self.secrets)?;
         let mut secrets: Vec<ActiveSecret> =
             serde_json::from_str(&text).map_err(|_| OpenError::Broken)?;
-        secrets.retain(|one| one.ends_at_us.is_none_or(|end| end > now.as_micros()));
+        secrets.retain(|one| one.signs_at(now));
         Ok(secrets)
     }
-
-    /// One signature for each secret, with a space between them.
-    pub(crate) fn sign(
-        secrets: &[ActiveSecret],
-        id: &str,
-        at: i64,
-        body: &[u8],
-    ) -> Result<String, OpenError> {
-        let signatures: Result<Vec<String>, OpenError> = secrets
-            .iter()
-            .map(|one| {
-                let secret: Secret = one.secret.parse().map_err(|_| OpenError::Broken)?;
-                Ok(secret.sign(id, at, body))
-            })
-            .collect();
-        Ok(signatures?.join(" "))
-    }
-}
-
-/// Seals secrets, as [`Endpoint::open_secrets`] opens them.
-#[must_use]
-pub fn seal_secrets(seal: &Seal, secrets: &[ActiveSecret]) -> String {
-    seal.seal(&serde_json::to_string(secrets).unwrap_or_default())
 }
 
 /// Seals headers, as [`Endpoint::open_headers`] opens them.

@@ -6,9 +6,12 @@
 //! delivered, later, or given up → `health` counts it for or against the endpoint.
 
 mod endpoint;
-pub use endpoint::{
-    ActiveSecret, Endpoint, EndpointId, InvalidEndpointId, Manner, OpenError, SECRETS_MAX,
-    TIMEOUT_MAX, seal_headers, seal_secrets,
+pub use endpoint::{Endpoint, EndpointId, InvalidEndpointId, Manner, TIMEOUT_MAX, seal_headers};
+
+mod secrets;
+pub use secrets::{
+    ActiveSecret, InvalidScheme, InvalidSigningSecret, OpenError, PublishedKey, SECRETS_MAX,
+    Scheme, SigningSecret, public_keys, seal_secrets,
 };
 
 pub mod store;
@@ -27,6 +30,9 @@ pub use deliver::DeliverWebhooks;
 mod outcome;
 
 pub mod deliveries;
+
+pub mod replays;
+pub use replays::ReplayToWebhooks;
 
 pub mod health;
 

@@ -6,13 +6,14 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use crate::endpoint::{Endpoint, EndpointId};
+use crate::secrets::PublishedKey;
 
 /// The kind of work that deliveries are.
 pub(crate) const WORK: &str = "webhook";
 
 const COLUMNS: &str = "id, url, types, filter, description, tenant, headers, secrets, manner,
     metadata, disabled_reason, failing_since_us, from_seq, version, created_at_us, updated_at_us,
-    failures, held_until_us";
+    failures, held_until_us, public_keys";
 
 /// The version that all endpoints' configuration is at.
 ///
@@ -107,6 +108,30 @@ pub async fn list(db: &Db, which: &Listing) -> Result<Vec<Endpoint>, sqlx::Error
     db.fetch_all(query.bind(which.limit)).await?.iter().map(read).collect()
 }
 
+/// The public keys in use at `now`: of one endpoint, or of all, at most `limit` endpoints, the newest
+/// first.
+///
+/// # Errors
+/// Those of the database.
+pub async fn published_keys(
+    db: &Db,
+    of: Option<&EndpointId>,
+    now: Timestamp,
+    limit: i64,
+) -> Result<Vec<PublishedKey>, sqlx::Error> {
+    let text = "select public_keys from webhook_endpoint where public_keys is not null";
+    let query = match of {
+        Some(id) => built(format!("{text} and id = $2 limit $1")).bind(limit).bind(id.to_string()),
+        None => built(format!("{text} order by id desc limit $1")).bind(limit),
+    };
+    let mut keys: Vec<PublishedKey> = Vec::new();
+    for row in db.fetch_all(query).await? {
+        keys.extend(decode::<Vec<PublishedKey>>(&row.get::<String, _>(0))?);
+    }
+    keys.retain(|key| key.ends_at_us.is_none_or(|end| end > now.as_micros()));
+    Ok(keys)
+}
+
 /// How many endpoints a tenant has, or no tenant.
 ///
 /// # Errors
@@ -127,9 +152,9 @@ pub async fn count(tx: &mut Tx, tenant: Option<&str>) -> Result<i64, sqlx::Error
 /// Those of the database.
 pub async fn create(tx: &mut Tx, new: &Endpoint, by: &str) -> Result<(), sqlx::Error> {
     let query = sql("insert into webhook_endpoint (id, url, types, filter, description, tenant,
-            headers, secrets, manner, metadata, state, disabled_reason, from_seq, version,
+            headers, secrets, manner, metadata, state, disabled_reason, public_keys, from_seq, version,
             created_at_us, updated_at_us, updated_by)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 1, $14, $14, $15)");
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1, $15, $15, $16)");
     let query = bind(query.bind(new.id.as_str().to_owned()), new);
     let query = query.bind(new.from.get()).bind(new.created_at.as_micros()).bind(by.to_owned());
     tx.execute(query).await?;
@@ -145,12 +170,12 @@ pub async fn create(tx: &mut Tx, new: &Endpoint, by: &str) -> Result<(), sqlx::E
 pub async fn update(tx: &mut Tx, to: &Endpoint, by: &str) -> Result<bool, sqlx::Error> {
     let query = sql("update webhook_endpoint set url = $2, types = $3, filter = $4,
             description = $5, tenant = $6, headers = $7, secrets = $8, manner = $9, metadata = $10,
-            state = $11, disabled_reason = $12, version = version + 1, updated_at_us = $14,
-            updated_by = $15, failing_since_us = $16,
-            warned_percent = case when $16 is null then 0 else warned_percent end,
-            failures = case when $16 is null then 0 else failures end,
-            held_until_us = case when $16 is null then null else held_until_us end
-         where id = $1 and version = $13");
+            state = $11, disabled_reason = $12, public_keys = $13, version = version + 1,
+            updated_at_us = $15, updated_by = $16, failing_since_us = $17,
+            warned_percent = case when $17 is null then 0 else warned_percent end,
+            failures = case when $17 is null then 0 else failures end,
+            held_until_us = case when $17 is null then null else held_until_us end
+         where id = $1 and version = $14");
     let query = bind(query.bind(to.id.as_str().to_owned()), to);
     let now_us = tx.clock().now().as_micros();
     let query = query
@@ -205,6 +230,7 @@ fn bind(query: Query, of: &Endpoint) -> Query {
         .bind(of.metadata.as_ref().map(json))
         .bind(if of.disabled_reason.is_none() { "enabled" } else { "disabled" })
         .bind(of.disabled_reason.clone())
+        .bind((!of.public_keys.is_empty()).then(|| json(&of.public_keys)))
 }
 
 fn read(row: &AnyRow) -> Result<Endpoint, sqlx::Error> {
@@ -228,6 +254,11 @@ fn read(row: &AnyRow) -> Result<Endpoint, sqlx::Error> {
         updated_at: Timestamp::from_micros(row.get(15)),
         failures: row.get(16),
         held_until: row.get::<Option<i64>, _>(17).map(Timestamp::from_micros),
+        public_keys: row
+            .get::<Option<String>, _>(18)
+            .map(|text| decode(&text))
+            .transpose()?
+            .unwrap_or_default(),
     })
 }
 

@@ -213,3 +213,119 @@ async fn what_was_on_its_way_when_the_process_was_killed_arrives_with_the_same_i
     ids.dedup();
     assert_eq!(ids.len(), 200);
 }
+
+#[tokio::test]
+async fn a_signature_with_a_private_key_verifies_with_the_published_one() {
+    let house = House::start().await;
+    let receiver = Receiver::answering(&[200]).await;
+    let hook = webhook(&house, &receiver.url(), json!({"signature": "v1a"})).await;
+    assert!(hook["secret"].as_str().unwrap().starts_with("whsk_"), "{hook}");
+    house.publish(json!({"type": "t"})).await;
+    let posted = one(receiver.wait_for(1).await);
+    let keys = house.get("/.well-known/webhook-keys").await.json_of(200);
+    let key = one(keys["keys"].as_array().unwrap().clone());
+    assert_eq!(key["public_key"], hook["public_keys"][0]);
+    let public: egress::PublicKey = key["public_key"].as_str().unwrap().parse().unwrap();
+    let at = posted.header("webhook-timestamp").parse().unwrap();
+    let (id, signature) = (posted.header("webhook-id"), posted.header("webhook-signature"));
+    assert!(public.verify(id, at, &posted.body, signature), "{signature}");
+
+    let body = json!({"signature": "v1"});
+    let rotated = house.post(&path(&hook, "/rotate"), body).await.json_of(200);
+    house.publish(json!({"type": "t"})).await;
+    let posted = receiver.wait_for(2).await.pop().unwrap();
+    assert!(is_signed(&posted, &rotated["secret"]), "{posted:?}");
+    let at = posted.header("webhook-timestamp").parse().unwrap();
+    let (id, signature) = (posted.header("webhook-id"), posted.header("webhook-signature"));
+    assert!(public.verify(id, at, &posted.body, signature), "both sign");
+    let body = json!({"signature": "v1a", "secret": hook["secret"], "overlap": "0s"});
+    house.post(&path(&hook, "/rotate"), body).await.check(200);
+    let secret = house.get(&path(&hook, "/secret")).await.json_of(200);
+    assert_eq!(secret["public_key"], key["public_key"]);
+    let of = format!("/.well-known/webhook-keys?webhook={}", hook["id"].as_str().unwrap());
+    assert_eq!(house.get(&of).await.json_of(200), keys);
+}
+
+/// Waits until a replay has ended, and answers it.
+async fn completed(client: &Client, replay: &Value) -> Value {
+    let path = format!("/v1/replays/{}", replay["id"].as_str().unwrap());
+    eventually("the end of the replay", async || {
+        let replay = client.get(&path).await.json_of(200);
+        (replay["status"] == "completed").then_some(replay)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_failed_and_what_was_missed_is_recovered_under_the_same_id() {
+    let house = House::start().await;
+    house.publish(json!({"type": "t", "id": "before"})).await;
+    let receiver = Receiver::answering(&[500, 200]).await;
+    let hook = webhook(&house, &receiver.url(), json!({"retry": []})).await;
+    house.publish(json!({"type": "t", "id": "failed"})).await;
+    let failed = one(deliveries(&house, &hook, "failed", 1).await);
+    house.publish(json!({"type": "t", "id": "delivered"})).await;
+    deliveries(&house, &hook, "delivered", 1).await;
+    house.post(&path(&hook, "/disable"), json!({})).await.check(200);
+    house.publish(json!({"type": "t", "id": "skipped"})).await;
+    deliveries(&house, &hook, "skipped", 1).await;
+
+    let recover = path(&hook, "/recover");
+    let since = json!({"since": "2020-01-01T00:00:00Z", "only": "failed"});
+    house.post(&recover, since.clone()).await.problem(409);
+    let enabled = house.post(&path(&hook, "/enable"), json!({})).await.json_of(200);
+    assert_eq!(
+        (&enabled["missed"]["failed"], &enabled["missed"]["skipped"]),
+        (&json!(1), &json!(1))
+    );
+
+    let replay = house.post(&recover, since).await.json_of(202);
+    assert_eq!((&replay["webhook"], &replay["total"]), (&hook["id"], &json!(4)));
+    let replay = completed(&house, &replay).await;
+    assert_eq!((&replay["done"], &replay["skipped"]), (&json!(1), &json!(3)), "{replay}");
+    let posted = receiver.wait_for(3).await.pop().unwrap();
+    assert_eq!(posted.header("webhook-id"), failed["id"]);
+    let body = posted.json();
+    assert_eq!((&body["id"], &body["replayed"]), (&json!("failed"), &json!(true)));
+    assert!(is_signed(&posted, &hook["secret"]));
+
+    let missing = json!({"since": "2020-01-01T00:00:00Z", "only": "missing"});
+    completed(&house, &house.post(&recover, missing).await.json_of(202)).await;
+    let ids: Vec<Value> =
+        receiver.wait_for(5).await[3..].iter().map(|one| one.json()["id"].clone()).collect();
+    assert!(ids.contains(&json!("before")) && ids.contains(&json!("skipped")), "{ids:?}");
+    let all = deliveries(&house, &hook, "delivered", 4).await;
+    let triggers: Vec<&Value> = all
+        .iter()
+        .map(|one| &one["attempts"].as_array().unwrap().last().unwrap()["trigger"])
+        .collect();
+    assert_eq!(triggers.iter().filter(|trigger| **trigger == "recover").count(), 3, "{all:?}");
+
+    let force = json!({"webhook": hook["id"], "from_seq": 1, "mode": "force", "dry_run": true});
+    let run = house.post("/v1/replays", force.clone()).await.json_of(200);
+    assert_eq!(run, json!({"total": 4, "done_already": 4, "would_send": 4}));
+    let mut force = force;
+    force["dry_run"] = json!(false);
+    completed(&house, &house.post("/v1/replays", force).await.json_of(202)).await;
+    assert_eq!(receiver.received().len(), 9);
+}
+
+#[tokio::test]
+async fn deliveries_are_waited_for_and_traced() {
+    let house = House::start().await;
+    let receiver = Receiver::answering(&[500, 200]).await;
+    let hook = webhook(&house, &receiver.url(), json!({"retry": ["300ms"]})).await;
+    let seq = house.publish(json!({"type": "t"})).await["seq"].as_i64().unwrap();
+    receiver.wait_for(1).await;
+    let listed = path(&hook, "/deliveries");
+    let id = house.get(&listed).await.json_of(200)["items"][0]["id"].clone();
+    let wait = json!({"ids": [id], "timeout": "1ms"});
+    assert_eq!(house.post("/v1/wait", wait).await.json_of(200), json!({"pending": [id]}));
+    let wait = json!({"ids": [id], "timeout": "20s"});
+    assert_eq!(house.post("/v1/wait", wait).await.json_of(200), json!({"pending": []}));
+    let trace = house.get(&format!("/v1/events/{seq}/trace")).await.json_of(200);
+    assert_eq!(
+        (&trace["deliveries"][0]["id"], &trace["deliveries"][0]["status"]),
+        (&id, &json!("delivered"))
+    );
+}
