@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod consumers;
 mod dead_letters;
+mod deliveries;
 pub(crate) mod events;
 mod gate;
 mod health;
@@ -24,6 +25,8 @@ pub(crate) mod sagas;
 mod state;
 mod stream;
 mod trace_context;
+mod webhook_body;
+mod webhooks;
 
 pub use router::router;
 pub use state::{Access, Shared, State};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bus::seal::KEY_BYTES;
 use bus::{
     BatchConsumer as _, Clock, Db, DbError, Dialect, EmbeddedLog, Handler, JetStreamLog,
-    JetStreamOptions, Kind, Log, Platform, Seal, Whole,
+    JetStreamOptions, Kind, Log, NodeId, Platform, Seal, Whole,
 };
 use consumers::analytics::CountEvents;
 use consumers::push::PushWorker;
@@ -20,7 +20,9 @@ use orchestrator::{
 };
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use webhooks::{DeliverWebhooks, FanOutWebhooks, ReplayToWebhooks};
 
 use crate::api::{self, Access, Shared, State};
 use crate::config::Settings;
@@ -120,13 +122,50 @@ pub struct Node {
     db: Db,
     log: Arc<dyn Log>,
     platform: bus::Running,
-    push: tokio::task::JoinHandle<()>,
+    push: JoinHandle<()>,
     sagas: orchestrator::Running,
     engine: Engine,
-    http: tokio::task::JoinHandle<std::io::Result<()>>,
+    deliver: JoinHandle<()>,
+    http: JoinHandle<std::io::Result<()>>,
     stop: CancellationToken,
     stop_push: CancellationToken,
     _lock: Option<File>,
+}
+
+/// The consumers that come with Skald.
+fn built_in(sagas: &Definitions, env: &BTreeMap<String, String>) -> [Arc<dyn Handler>; 3] {
+    [
+        Arc::new(Whole::new(CountEvents, Kind::Builtin)),
+        Arc::new(Whole::new(StartSagas::new(sagas.clone(), env), Kind::Builtin)),
+        Arc::new(Whole::new(FanOutWebhooks::new(), Kind::Builtin)),
+    ]
+}
+
+/// What the workers need that post events to others.
+struct Posts {
+    db: Db,
+    log: Arc<dyn Log>,
+    egress: Egress,
+    seal: Option<Seal>,
+    node: NodeId,
+    stop: CancellationToken,
+}
+
+impl Posts {
+    /// Starts what posts to push consumers, and to webhooks.
+    fn start(self) -> (JoinHandle<()>, JoinHandle<()>) {
+        let Posts { db, log, egress, seal, node, stop } = self;
+        let push = PushWorker {
+            db: db.clone(),
+            log: Arc::clone(&log),
+            egress: egress.clone(),
+            seal: seal.clone(),
+            node: node.clone(),
+            stop: stop.clone(),
+        };
+        let deliver = DeliverWebhooks::run(db, log, egress, seal, node, stop);
+        (tokio::spawn(push.run()), tokio::spawn(deliver))
+    }
 }
 
 impl Node {
@@ -151,11 +190,9 @@ impl Node {
         let access = access(profile, address);
         let egress = egress_to(private_networks(&settings, profile))?;
         let seal = seal(&settings, profile)?;
-        handlers.push(Arc::new(Whole::new(CountEvents, Kind::Builtin)));
         let definitions = Definitions::new(db.clone());
         let env = saga_env(&settings);
-        handlers
-            .push(Arc::new(Whole::new(StartSagas::new(definitions.clone(), &env), Kind::Builtin)));
+        handlers.extend(built_in(&definitions, &env));
         let mut parts: Vec<Arc<str>> =
             handlers.iter().map(|handler| Arc::clone(&handler.spec().name)).collect();
         parts.push(bus::lineage::IndexLineage::NAME.into());
@@ -163,6 +200,7 @@ impl Node {
             db: db.clone(),
             log: Arc::clone(&log),
             handlers,
+            targets: vec![Arc::new(ReplayToWebhooks)],
             retention: settings.log.retention_rules(),
             inbox: settings.log.inbox.0,
             // A log in a folder and a database in a file are locked: this is the only process.
@@ -170,7 +208,7 @@ impl Node {
         };
         let platform = platform.start().await?;
         let stop_push = CancellationToken::new();
-        let push = PushWorker {
+        let posts = Posts {
             db: db.clone(),
             log: Arc::clone(&log),
             egress: egress.clone(),
@@ -178,7 +216,7 @@ impl Node {
             node: platform.node().clone(),
             stop: stop_push.clone(),
         };
-        let push = tokio::spawn(push.run());
+        let (push, deliver) = posts.start();
         let called = egress_to(participant_networks(&settings, profile))?;
         let methods = register(&definitions, methods).await?;
         let participants = Participants::new(called.clone(), methods);
@@ -212,6 +250,7 @@ impl Node {
             log,
             platform,
             push,
+            deliver,
             sagas,
             engine,
             http,
@@ -256,8 +295,9 @@ impl Node {
         self.stop_push.cancel();
         self.sagas.stop().await;
         self.platform.stop().await;
-        if tokio::time::timeout(Duration::from_secs(1), self.push).await.is_err() {
-            tracing::warn!("some pushes were cut off; they are posted again after the next start");
+        let ended = async { tokio::join!(self.push, self.deliver) };
+        if tokio::time::timeout(Duration::from_secs(1), ended).await.is_err() {
+            tracing::warn!("some posts were cut off; they are posted again after the next start");
         }
         self.db.close().await;
         match served {

@@ -127,6 +127,11 @@ mod retries;
 pub mod pull;
 
 #[cfg(feature = "database")]
+mod courier;
+#[cfg(feature = "database")]
+pub use courier::{Answer, Courier, Round};
+
+#[cfg(feature = "database")]
 pub mod dead_letter;
 
 #[cfg(feature = "database")]
@@ -137,6 +142,11 @@ pub mod lineage;
 
 #[cfg(feature = "database")]
 pub mod replay;
+
+#[cfg(feature = "database")]
+mod replay_target;
+#[cfg(feature = "database")]
+pub use replay_target::{ReplayTarget, Taken};
 
 #[cfg(feature = "database")]
 mod replayer;

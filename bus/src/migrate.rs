@@ -15,6 +15,11 @@ struct Migration {
 const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "core", text: include_str!("../../migrations/0001_core.sql") },
     Migration { version: 2, name: "nodes", text: include_str!("../../migrations/0002_nodes.sql") },
+    Migration {
+        version: 3,
+        name: "webhooks",
+        text: include_str!("../../migrations/0003_webhooks.sql"),
+    },
     Migration { version: 4, name: "sagas", text: include_str!("../../migrations/0004_sagas.sql") },
 ];
 
@@ -52,7 +57,7 @@ async fn apply(tx: &mut Tx) -> Result<(), DbError> {
             return Err(DbError::Changed(found));
         }
     }
-    let is_applied = |version| applied.iter().any(|row| row.get::<i64, _>(0) == version);
+    let is_applied = |version: i64| applied.iter().any(|row| row.get::<i64, _>(0) == version);
     for migration in MIGRATIONS.iter().filter(|migration| !is_applied(migration.version)) {
         tx.execute_script(&for_dialect(migration.text, dialect)).await.map_err(DbError::Prepare)?;
         let now = tx.clock().now().as_micros();

@@ -18,7 +18,9 @@ use crate::registry::{self, Registration, queue_name};
 use crate::replayer::Replayer;
 use crate::retries::Retries;
 use crate::runner::Runner;
-use crate::{Db, Log, LogIdentityError, Retention, Whole, identity, outbox, signals, work};
+use crate::{
+    Db, Log, LogIdentityError, ReplayTarget, Retention, Whole, identity, outbox, signals, work,
+};
 
 /// How long tasks may take to end when asked to.
 const GRACE: Duration = Duration::from_secs(3);
@@ -31,6 +33,8 @@ pub struct Platform {
     pub log: Arc<dyn Log>,
     /// The consumers that are part of this program.
     pub handlers: Vec<Arc<dyn Handler>>,
+    /// What else events can be replayed to.
+    pub targets: Vec<Arc<dyn ReplayTarget>>,
     /// How long events are kept.
     pub retention: Vec<Retention>,
     /// How long consumers know an event again on a log that may hold it twice.
@@ -105,6 +109,7 @@ impl Platform {
             log: Arc::clone(&self.log),
             node: node.clone(),
             handlers: self.handlers.clone(),
+            targets: self.targets,
             stop: stop.clone(),
         };
         tasks.spawn(replayer.run());

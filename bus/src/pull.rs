@@ -234,7 +234,10 @@ pub async fn extend(
 }
 
 /// Keeps a copy of the events of new dead letters.
-pub(crate) async fn keep_events(
+///
+/// # Errors
+/// [`LeaseError`].
+pub async fn keep_events(
     tx: &mut Tx,
     log: &dyn Log,
     settled: &[Settled],

@@ -153,6 +153,8 @@ pub struct Replay {
     pub skipped: i64,
     /// The generation a rebuild fills.
     pub generation: Option<i64>,
+    /// What it is to a target that is no consumer; `None` for consumers.
+    pub errand: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
     /// When it was asked for.
@@ -256,31 +258,71 @@ pub async fn start(
     let (types, until) = (types(consumer, new), end(log, new));
     let total = count(log, consumer, new, &types, until).await?;
     let mut tx = db.begin().await?;
-    let now = tx.clock().now();
     let generation = match new.mode {
         Mode::Rebuild => Some(next_generation(&mut tx, consumer).await?),
         Mode::SkipDone | Mode::Force => None,
     };
-    let replay = Replay {
-        id: ReplayId::new(),
-        consumer: consumer.name.clone(),
-        mode: new.mode,
-        types,
-        from: new.from,
-        to: until,
-        rate_milli: new.rate.as_ref().map(Rate::per_second_milli),
-        status: Status::Running,
-        cursor: new.from.previous(),
-        total,
-        handed: 0,
-        done: 0,
-        dead: 0,
-        skipped: 0,
-        generation,
-        error: None,
-        created_at: now,
-        updated_at: now,
-    };
+    let to = To { name: &consumer.name, types, total, errand: None };
+    let replay = Replay { generation, ..to.replay(new, until, tx.clock().now()) };
+    insert(&mut tx, &replay, by).await?;
+    tx.wake(signals::REPLAY);
+    tx.commit().await?;
+    Ok(replay)
+}
+
+/// A target of a replay that is no consumer.
+#[derive(Clone, Debug)]
+pub struct To<'a> {
+    /// By which [`ReplayTarget`](crate::ReplayTarget) knows it.
+    pub name: &'a str,
+    /// Which events it takes.
+    pub types: Patterns,
+    /// How many events are meant.
+    pub total: i64,
+    /// What the target has to know of the replay.
+    pub errand: Option<&'a str>,
+}
+
+impl To<'_> {
+    fn replay(self, new: &NewReplay, until: Seq, now: Timestamp) -> Replay {
+        Replay {
+            id: ReplayId::new(),
+            consumer: self.name.to_owned(),
+            mode: new.mode,
+            types: self.types,
+            from: new.from,
+            to: until,
+            rate_milli: new.rate.as_ref().map(Rate::per_second_milli),
+            status: Status::Running,
+            cursor: new.from.previous(),
+            total: self.total,
+            handed: 0,
+            done: 0,
+            dead: 0,
+            skipped: 0,
+            generation: None,
+            errand: self.errand.map(str::to_owned),
+            error: None,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
+/// Starts a replay to a target that is no consumer.
+///
+/// # Errors
+/// [`ReplayError`].
+pub async fn start_to(
+    db: &Db,
+    log: &dyn Log,
+    to: To<'_>,
+    new: &NewReplay,
+    by: &str,
+) -> Result<Replay, ReplayError> {
+    let until = end(log, new);
+    let mut tx = db.begin().await?;
+    let replay = to.replay(new, until, tx.clock().now());
     insert(&mut tx, &replay, by).await?;
     tx.wake(signals::REPLAY);
     tx.commit().await?;
@@ -331,7 +373,8 @@ fn types(consumer: &Registration, new: &NewReplay) -> Patterns {
     new.types.clone().map_or_else(|| consumer.types.clone(), Patterns::from)
 }
 
-fn end(log: &dyn Log, new: &NewReplay) -> Seq {
+/// The last event that is meant: the newest, or an earlier one that was named.
+pub fn end(log: &dyn Log, new: &NewReplay) -> Seq {
     let head = *log.head().borrow();
     new.to.map_or(head, |to| to.min(head))
 }
@@ -356,11 +399,11 @@ pub(crate) fn choose(mode: Mode, progress: &Progress) -> Choice {
 }
 
 const COLUMNS: &str = "id, consumer, mode, types, from_seq, to_seq, rate_milli, status, cursor_seq,
-    total, handed, done, dead, skipped, generation, error, created_at_us, updated_at_us";
+    total, handed, done, dead, skipped, generation, error, created_at_us, updated_at_us, errand";
 
 async fn insert(tx: &mut Tx, replay: &Replay, by: &str) -> Result<(), sqlx::Error> {
     let query =
-        built(format!("insert into replay ({COLUMNS}, created_by) values ({})", bulk::list(1, 19)))
+        built(format!("insert into replay ({COLUMNS}, created_by) values ({})", bulk::list(1, 20)))
             .bind(replay.id.0.clone())
             .bind(replay.consumer.clone())
             .bind(replay.mode.as_str())
@@ -379,6 +422,7 @@ async fn insert(tx: &mut Tx, replay: &Replay, by: &str) -> Result<(), sqlx::Erro
             .bind(replay.error.clone())
             .bind(replay.created_at.as_micros())
             .bind(replay.updated_at.as_micros())
+            .bind(replay.errand.clone())
             .bind(by.to_owned());
     tx.execute(query).await.map(|_| ())
 }
@@ -480,6 +524,10 @@ pub(crate) async fn progress(tx: &mut Tx, id: &str, ended: Ended) -> Result<(), 
     .bind(now_us);
     let Some(row) = tx.fetch_optional(query).await? else { return Ok(()) };
     let consumer: String = row.get(0);
+    tx.wake(signals::REPLAY);
+    if registry::find_in(tx, &consumer).await?.is_none() {
+        return Ok(()); // It went to something else, which notes itself what it has done.
+    }
     for chunk in bulk::chunks(&ended.done) {
         let mut query = built(format!(
             "insert into consumer_done (consumer, seq) values {} on conflict do nothing",
@@ -490,7 +538,6 @@ pub(crate) async fn progress(tx: &mut Tx, id: &str, ended: Ended) -> Result<(), 
         }
         tx.execute(query).await?;
     }
-    tx.wake(signals::REPLAY);
     Ok(())
 }
 
@@ -520,5 +567,6 @@ fn read(row: &AnyRow) -> Result<Replay, sqlx::Error> {
         error: row.get(15),
         created_at: Timestamp::from_micros(row.get(16)),
         updated_at: Timestamp::from_micros(row.get(17)),
+        errand: row.get(18),
     })
 }

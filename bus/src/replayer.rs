@@ -16,10 +16,12 @@ use crate::node::NodeId;
 use crate::registry::{self, Registration};
 use crate::replay::{self, Choice, Mode, Replay, ReplayError};
 use crate::work::{self, NewWork, QueueId};
-use crate::{Db, Log, Read, Recorded, Seq, Tx, bulk, duty, signals};
+use crate::{Db, Log, Read, Recorded, ReplayTarget, Seq, Taken, Tx, bulk, duty, signals};
 
 /// Rows of one replay that may be under way at once; the log is read on as they end.
 const UNDER_WAY_MAX: i64 = 1_000;
+/// Events that a target takes in one transaction.
+const PAGE: usize = 500;
 /// Longest time without looking.
 const LOOK: Duration = Duration::from_secs(1);
 /// With a rate, events are handed over in slices of about this length.
@@ -30,7 +32,14 @@ pub(crate) struct Replayer {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) node: NodeId,
     pub(crate) handlers: Vec<Arc<dyn Handler>>,
+    pub(crate) targets: Vec<Arc<dyn ReplayTarget>>,
     pub(crate) stop: CancellationToken,
+}
+
+/// To whom a replay goes.
+enum Recipient {
+    Consumer(Box<Registration>),
+    Target(Arc<dyn ReplayTarget>),
 }
 
 /// What a step of one replay left to do.
@@ -84,12 +93,12 @@ impl Replayer {
     }
 
     async fn step(&self, replay: &Replay, pace: &mut Pace) -> Result<Step, ReplayError> {
-        let Some(consumer) = registry::find(&self.db, &replay.consumer).await? else {
-            self.fail(replay, "the consumer is gone").await?;
+        let Some(recipient) = self.recipient(replay).await? else {
+            self.fail(replay, "what it goes to is gone").await?;
             return Ok(Step::Wait);
         };
-        if replay.mode == Mode::Rebuild {
-            return self.rebuild(replay, &consumer).await;
+        if let (Mode::Rebuild, Recipient::Consumer(consumer)) = (replay.mode, &recipient) {
+            return self.rebuild(replay, consumer).await;
         }
         if replay.cursor >= replay.to {
             if replay.handed <= replay.done + replay.dead {
@@ -105,9 +114,44 @@ impl Replayer {
         if allowed <= 0 {
             return Ok(Step::After(SLICE));
         }
-        let handed = self.hand_over(replay, &consumer, allowed).await?;
+        let handed = match recipient {
+            Recipient::Consumer(consumer) => self.hand_over(replay, &consumer, allowed).await?,
+            Recipient::Target(target) => self.hand_to(replay, target.as_ref(), allowed).await?,
+        };
         pace.spend(handed);
         Ok(Step::More)
+    }
+
+    async fn recipient(&self, replay: &Replay) -> Result<Option<Recipient>, ReplayError> {
+        if let Some(consumer) = registry::find(&self.db, &replay.consumer).await? {
+            return Ok(Some(Recipient::Consumer(Box::new(consumer))));
+        }
+        for target in &self.targets {
+            if target.exists(&self.db, &replay.consumer).await? {
+                return Ok(Some(Recipient::Target(Arc::clone(target))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Has a target take the next events and moves the position, in one transaction.
+    async fn hand_to(
+        &self,
+        replay: &Replay,
+        target: &dyn ReplayTarget,
+        allowed: i64,
+    ) -> Result<i64, ReplayError> {
+        let limit = usize::try_from(allowed).unwrap_or(1).min(PAGE);
+        let read =
+            Read::after(replay.cursor).until(replay.to).types(replay.types.clone()).limit(limit);
+        let page = self.log.read(read).await?;
+        let mut tx = self.db.begin().await?;
+        let taken = target.hand_over(&mut tx, replay, &page.events).await?;
+        if !advance(&mut tx, replay, page.through, taken).await? {
+            return Ok(0);
+        }
+        tx.commit().await?;
+        Ok(taken.handed)
     }
 
     /// Hands over the next events and moves the position, in one transaction. It names the position
@@ -138,16 +182,7 @@ impl Replayer {
         let handed = i64::try_from(chosen.len()).unwrap_or(0);
         let skipped = i64::try_from(events.len()).unwrap_or(0) - handed;
         let mut tx = self.db.begin().await?;
-        let moved = sql("update replay set cursor_seq = $3, handed = handed + $4,
-                 skipped = skipped + $5, updated_at_us = $6
-             where id = $1 and cursor_seq = $2 and status = 'running'")
-        .bind(replay.id.as_str().to_owned())
-        .bind(replay.cursor.get())
-        .bind(page.through.get())
-        .bind(handed)
-        .bind(skipped)
-        .bind(self.db.clock().now().as_micros());
-        if tx.execute(moved).await?.rows_affected() == 0 {
+        if !advance(&mut tx, replay, page.through, Taken { handed, skipped }).await? {
             return Ok(0);
         }
         // What is left of an earlier handling makes room for the new row.
@@ -257,6 +292,26 @@ async fn end(
     .bind(now_us)
     .bind(done);
     tx.execute(query).await.map(|_| ())
+}
+
+/// Moves the position of a replay, unless it has been moved or stopped since it was read.
+async fn advance(
+    tx: &mut Tx,
+    replay: &Replay,
+    through: Seq,
+    taken: Taken,
+) -> Result<bool, sqlx::Error> {
+    let now_us = tx.clock().now().as_micros();
+    let query = sql("update replay set cursor_seq = $3, handed = handed + $4,
+             skipped = skipped + $5, updated_at_us = $6
+         where id = $1 and cursor_seq = $2 and status = 'running'")
+    .bind(replay.id.as_str().to_owned())
+    .bind(replay.cursor.get())
+    .bind(through.get())
+    .bind(taken.handed)
+    .bind(taken.skipped)
+    .bind(now_us);
+    Ok(tx.execute(query).await?.rows_affected() > 0)
 }
 
 async fn clear_ended(

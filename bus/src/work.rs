@@ -24,7 +24,7 @@ pub use insert::NewWork;
 pub(crate) use insert::insert;
 pub(crate) use key::busy_keys;
 pub use limit::{SharedLimit, define_limit};
-pub use queue::{QueueId, counts, define, delete_queue, find, set_paused};
+pub use queue::{QueueId, all_queues, counts, define, delete_queue, find, set_paused};
 pub use rescue::{free_owned, rescue};
 pub use settle::{Extended, Outcome, Settled, Verdict, extend, settle};
 pub use wait::{Ending, wait};

@@ -9,7 +9,8 @@
 //! connector uses, so a name that changes its answer (DNS rebinding) gains nothing. Proxies from
 //! the environment are ignored, because a proxy would resolve the name again, unchecked.
 //!
-//! [`signature`] signs and verifies requests after the Standard Webhooks specification.
+//! [`signature`] signs and verifies requests after the Standard Webhooks specification with a shared
+//! secret, [`KeyPair`] with a private and a public key.
 
 mod egress;
 pub use egress::Egress;
@@ -40,6 +41,9 @@ pub use lookup::{Lookup, SystemLookup};
 
 pub mod signature;
 pub use signature::{InvalidSecret, Secret};
+
+mod key_pair;
+pub use key_pair::{InvalidKeyPair, KeyPair, PublicKey};
 
 mod crypto_provider;
 pub use crypto_provider::install_crypto_provider;

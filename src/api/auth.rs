@@ -55,10 +55,12 @@ pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, P
     Ok(principal)
 }
 
-/// Whether a request may take a while because it was asked to: long polls, and replays, which count
-/// their events first.
+/// Whether a request may take a while because it was asked to: long polls, replays, which count
+/// their events first, and tests of webhooks, which wait for the endpoint.
 pub(crate) fn waits(path: &str) -> bool {
-    path.ends_with("/lease")
+    let webhook = path.starts_with("/v1/webhooks/");
+    (webhook && (path.ends_with("/test") || path.ends_with("/recover")))
+        || path.ends_with("/lease")
         || path == "/v1/replays"
         || path.starts_with("/v1/sagas")
         || path == "/v1/wait"
@@ -68,7 +70,10 @@ fn scope(method: &Method, path: &str) -> Scope {
     if path == "/v1/events" && *method == Method::POST {
         return Scope::Publish;
     }
-    if *method == Method::GET || *method == Method::HEAD { Scope::Read } else { Scope::Operate }
+    // Who knows a secret can sign.
+    let secret = path.starts_with("/v1/webhooks/") && path.ends_with("/secret");
+    let reads = *method == Method::GET || *method == Method::HEAD;
+    if reads && !secret { Scope::Read } else { Scope::Operate }
 }
 
 fn tenant_bound(path: &str) -> bool {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::body::Fields;
+use crate::api::deliveries::{self, DeliveryBody};
 use crate::api::listing::{Items, limit, position};
 use crate::api::problem::Problem;
 use crate::api::sagas::SagaBody;
@@ -68,8 +69,7 @@ pub(crate) struct ConsumerProgress {
 pub(crate) struct TraceBody {
     #[schema(value_type = Vec<Object>)]
     mails: [(); 0],
-    #[schema(value_type = Vec<Object>)]
-    deliveries: [(); 0],
+    deliveries: Vec<DeliveryBody>,
     sagas: Vec<SagaBody>,
     #[schema(value_type = Vec<Object>)]
     tasks: [(); 0],
@@ -78,6 +78,8 @@ pub(crate) struct TraceBody {
 
 /// Events of a trace whose sagas are looked for.
 const TRACED_FOR_SAGAS: usize = 100;
+/// Deliveries of a trace that are shown.
+const DELIVERIES_OF_A_TRACE: i64 = 500;
 /// Sagas of one event that are shown.
 const SAGAS_OF_AN_EVENT: i64 = 100;
 
@@ -251,8 +253,14 @@ pub(crate) async fn trace(
         let same = |row: &SagaRow| row.cause.as_ref().is_some_and(|(_, of)| of == source);
         sagas.extend(found.into_iter().filter(same).map(SagaBody::from));
     }
+    let seqs: Vec<Seq> = std::iter::once(&root).chain(&events).map(|event| event.seq).collect();
+    let found = webhooks::deliveries::of_events(&state.db, &seqs, DELIVERIES_OF_A_TRACE).await?;
+    let mut deliveries = Vec::with_capacity(found.len());
+    for delivery in found {
+        deliveries.push(deliveries::describe(&state, delivery).await?);
+    }
     let events = events.iter().map(|event| EventBody::from(&**event)).collect();
-    Ok(Json(TraceBody { mails: [], deliveries: [], sagas, tasks: [], events }))
+    Ok(Json(TraceBody { mails: [], deliveries, sagas, tasks: [], events }))
 }
 
 async fn find(state: &State, seq: &str) -> Result<Arc<Recorded>, Problem> {

@@ -5,25 +5,32 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State as Extract};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bus::replay::{self, Mode, NewReplay, Replay, ReplayId, Status};
+use bus::replay::{self, DryRun, Mode, NewReplay, Replay, ReplayId, Status};
 use bus::{Rate, Seq};
 use bytes::Bytes;
 use schemas::{Pattern, Patterns, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
+use webhooks::Endpoint;
+use webhooks::replays::Only;
 
 use crate::api::State;
 use crate::api::body::Fields;
 use crate::api::consumers::find;
 use crate::api::listing::{Items, limit, position};
 use crate::api::problem::Problem;
+use crate::api::webhooks::{DISABLED, find as find_webhook};
 use crate::keys::Principal;
 
 /// A replay and how far it is.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ReplayBody {
     id: String,
-    consumer: String,
+    /// To which consumer; or, under `webhook`, to which webhook.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook: Option<String>,
     #[schema(value_type = String)]
     mode: Mode,
     /// `running`, `paused`, `completed`, `cancelled` or `failed`.
@@ -53,9 +60,14 @@ pub(crate) struct ReplayBody {
 
 impl From<Replay> for ReplayBody {
     fn from(replay: Replay) -> ReplayBody {
+        let (consumer, webhook) = match replay.errand {
+            None => (Some(replay.consumer), None),
+            Some(_) => (None, Some(replay.consumer)),
+        };
         ReplayBody {
             id: replay.id.to_string(),
-            consumer: replay.consumer,
+            consumer,
+            webhook,
             mode: replay.mode,
             status: replay.status,
             types: replay.types,
@@ -79,7 +91,9 @@ impl From<Replay> for ReplayBody {
     reason = "describes the body, which `Fields` reads with all its faults at once"
 )]
 pub(crate) struct ReplayRequest {
-    consumer: String,
+    /// To which consumer; or `webhook`, to which webhook.
+    consumer: Option<String>,
+    webhook: Option<String>,
     /// A type or a pattern; all that the consumer wants when absent.
     r#type: Option<String>,
     /// From this event on; or `since`, a time.
@@ -106,6 +120,13 @@ pub(crate) struct DryRunBody {
     refused: Option<String>,
 }
 
+impl DryRunBody {
+    fn new(run: &DryRun, refused: Option<String>) -> DryRunBody {
+        let DryRun { total, done_already, would_send } = *run;
+        DryRunBody { total, done_already, would_send, refused }
+    }
+}
+
 /// Start a replay
 ///
 /// Naming the consumer is consent to its side effects.
@@ -114,7 +135,8 @@ pub(crate) struct DryRunBody {
     responses(
         (status = 202, description = "Started", body = ReplayBody),
         (status = 200, description = "What it would do", body = DryRunBody),
-        (status = 404, description = "No such consumer"), (status = 422)
+        (status = 404, description = "No such consumer or webhook"),
+        (status = 409, description = "The webhook is disabled"), (status = 422)
     )
 )]
 pub(crate) async fn start(
@@ -127,7 +149,10 @@ pub(crate) async fn start(
     let name = fields.text("consumer");
     let webhook = fields.text("webhook");
     if name.is_none() && webhook.is_none() {
-        fields.fault("consumer", "name the consumer; there is no replay to all");
+        fields.fault("consumer", "name the consumer or the webhook; there is no replay to all");
+    }
+    if name.is_some() && webhook.is_some() {
+        fields.fault("webhook", "give consumer or webhook, not both");
     }
     let types: Option<Pattern> = fields.parsed("type");
     let mode = match fields.text("mode").as_deref() {
@@ -142,28 +167,51 @@ pub(crate) async fn start(
     let dry_run = fields.flag("dry_run");
     let (from, to) = read_range(&state, &mut fields).await?;
     fields.finish()?;
+    let new = NewReplay { types, from, to, mode, rate };
     if let Some(webhook) = webhook {
-        return Err(Problem::not_found(&format!("webhook `{webhook}`")));
+        let only = if mode == Mode::Force { Only::All } else { Only::Undelivered };
+        let endpoint = find_webhook(&state, &webhook).await?;
+        let errand = ("replay", only);
+        return start_to_webhook(&state, &endpoint, &new, errand, dry_run, &principal).await;
     }
     let consumer = find(&state, &name.unwrap_or_default()).await?;
-    let new = NewReplay { types, from, to, mode, rate };
     if dry_run {
         let run = replay::dry_run(&state.db, state.log.as_ref(), &consumer, &new).await?;
-        let body = DryRunBody {
-            total: run.total,
-            done_already: run.done_already,
-            would_send: run.would_send,
-            refused: None,
-        };
-        return Ok((StatusCode::OK, Json(body)).into_response());
+        return Ok((StatusCode::OK, Json(DryRunBody::new(&run, None))).into_response());
     }
     let by = &principal.name;
     let replay = replay::start(&state.db, state.log.as_ref(), &consumer, &new, by).await?;
     Ok((StatusCode::ACCEPTED, Json(ReplayBody::from(replay))).into_response())
 }
 
+/// Starts a replay to a webhook, or counts what it would do.
+pub(crate) async fn start_to_webhook(
+    state: &State,
+    endpoint: &Endpoint,
+    new: &NewReplay,
+    errand: (&str, Only),
+    dry_run: bool,
+    principal: &Principal,
+) -> Result<Response, Problem> {
+    let (db, log) = (&state.db, state.log.as_ref());
+    let refused = endpoint.disabled_reason.is_some().then(|| DISABLED.to_owned());
+    if dry_run {
+        let run = webhooks::replays::dry_run(db, log, endpoint, new, errand.1).await?;
+        return Ok((StatusCode::OK, Json(DryRunBody::new(&run, refused))).into_response());
+    }
+    if let Some(refused) = refused {
+        return Err(Problem::conflict(refused));
+    }
+    let by = &principal.name;
+    let replay = webhooks::replays::start(db, log, endpoint, new, errand, by).await?;
+    Ok((StatusCode::ACCEPTED, Json(ReplayBody::from(replay))).into_response())
+}
+
 /// Which events: from one or a time on, up to one, a time, or the newest.
-async fn read_range(state: &State, fields: &mut Fields) -> Result<(Seq, Option<Seq>), Problem> {
+pub(crate) async fn read_range(
+    state: &State,
+    fields: &mut Fields,
+) -> Result<(Seq, Option<Seq>), Problem> {
     for (one, other) in [("from_seq", "since"), ("to_seq", "until")] {
         if fields.has(one) && fields.has(other) {
             fields.fault(other, format!("give {one} or {other}, not both"));

@@ -12,8 +12,9 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::api::problem::Problem;
-use crate::api::{State, analytics, consumers, dead_letters, events, gate, health, leases};
-use crate::api::{publish, replays, saga_commands, saga_definitions, sagas, stream};
+use crate::api::webhooks;
+use crate::api::{State, analytics, consumers, dead_letters, deliveries, events, gate, health};
+use crate::api::{leases, publish, replays, saga_commands, saga_definitions, sagas, stream};
 use crate::pages;
 
 /// Largest body of a request that publishes nothing: 1 MiB.
@@ -27,6 +28,7 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
         (name = "consumers", description = "Who gets which events"),
         (name = "replays", description = "Events of the past, handed over again"),
         (name = "sagas", description = "Writes on several services: all of them or none"),
+        (name = "webhooks", description = "Events delivered to customers' endpoints"),
         (name = "analytics", description = "Questions to the rollups"),
         (name = "operations", description = "For those who watch"),
     )
@@ -78,6 +80,21 @@ pub fn router(state: State) -> Router {
         .routes(routes!(saga_commands::refuse))
         .routes(routes!(sagas::wait))
         .routes(routes!(sagas::wait_for_sagas))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::filter_test))
+        .routes(routes!(webhooks::public_keys))
+        .routes(routes!(webhooks::get, webhooks::patch, webhooks::delete))
+        .routes(routes!(webhooks::secret))
+        .routes(routes!(webhooks::rotate))
+        .routes(routes!(webhooks::enable))
+        .routes(routes!(webhooks::disable))
+        .routes(routes!(webhooks::erase))
+        .routes(routes!(deliveries::test))
+        .routes(routes!(deliveries::recover))
+        .routes(routes!(deliveries::statistics))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::get))
+        .routes(routes!(deliveries::resend))
         .routes(routes!(analytics::timeseries))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

@@ -1,5 +1,6 @@
 //! `/v1/sagas`: started, shown, listed, waited for.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::Extension;
@@ -7,6 +8,7 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State as Extract};
 use axum::http::{HeaderMap, StatusCode};
 use bus::Span;
+use bus::work::WorkId;
 use bytes::Bytes;
 use orchestrator::store::{self, SagaRow, Wanted};
 use orchestrator::{Cell, Half, NewSaga, State as Saga, Status, StepStatus, Told};
@@ -17,6 +19,7 @@ use utoipa::ToSchema;
 
 use crate::api::State;
 use crate::api::body::Fields;
+use crate::api::deliveries::PREFIX as DELIVERY;
 use crate::api::leases::WAIT_MAX;
 use crate::api::listing::{Items, limit};
 use crate::api::problem::Problem;
@@ -412,9 +415,29 @@ async fn wait_for(
     fields.finish()?;
     let timeout = timeout.map_or(Duration::from_secs(20), |timeout| timeout.0);
     let ids = ids.unwrap_or_default();
+    let (deliveries, sagas) = split(&ids);
+    let waits = async {
+        let all = webhooks::deliveries::wait(&state.db, &deliveries, timeout);
+        let (sagas, deliveries) = tokio::join!(state.sagas.wait(&sagas, timeout), all);
+        let deliveries = deliveries?.into_iter().map(|id| id.prefixed(DELIVERY));
+        Ok::<HashSet<String>, Problem>(sagas?.into_iter().chain(deliveries).collect())
+    };
     let waited = tokio::select! {
-        waited = state.sagas.wait(&ids, timeout) => waited?,
+        waited = waits => waited?,
         () = state.stop.cancelled() => return Err(Problem::unavailable("the server stops")),
     };
     Ok(Json(WaitBody { pending: ids.into_iter().filter(|id| waited.contains(id)).collect() }))
+}
+
+/// The ids of deliveries, and the others.
+fn split(ids: &[String]) -> (Vec<WorkId>, Vec<String>) {
+    let mut deliveries = Vec::new();
+    let mut others = Vec::new();
+    for id in ids {
+        match WorkId::parse(DELIVERY, id) {
+            Ok(id) => deliveries.push(id),
+            Err(_) => others.push(id.clone()),
+        }
+    }
+    (deliveries, others)
 }

@@ -135,7 +135,15 @@ async fn consume(
 
 fn platform(db: &Db, log: &Arc<dyn Log>, handlers: Vec<Arc<dyn Handler>>) -> Platform {
     let log = Arc::clone(log);
-    Platform { db: db.clone(), log, handlers, retention: Vec::new(), inbox: INBOX, alone: true }
+    Platform {
+        db: db.clone(),
+        log,
+        handlers,
+        targets: Vec::new(),
+        retention: Vec::new(),
+        inbox: INBOX,
+        alone: true,
+    }
 }
 
 async fn position(db: &Db, consumer: &str) -> anyhow::Result<Seq> {

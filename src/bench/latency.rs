@@ -98,6 +98,7 @@ pub(super) async fn measure(
         db: database.db.clone(),
         log: Arc::clone(&log),
         handlers: vec![Arc::new(Watched { inner, commits: Arc::clone(&commits) })],
+        targets: Vec::new(),
         retention: Vec::new(),
         inbox: INBOX,
         alone: true,

@@ -72,6 +72,7 @@ async fn consume(site: &Site, nodes: usize, clock: &Clock) -> anyhow::Result<f64
             db: database.db.clone(),
             log: Arc::clone(&log),
             handlers: vec![handler],
+            targets: Vec::new(),
             retention: Vec::new(),
             inbox: INBOX,
             alone: false,

@@ -21,6 +21,8 @@ mod sagas;
 mod sagas_stuck;
 mod stream;
 mod trace;
+mod webhook_deliveries;
+mod webhooks;
 
 use serde_json::{Value, json};
 use skald_tests::{Client, eventually};

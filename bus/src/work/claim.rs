@@ -93,7 +93,8 @@ async fn claim_round(db: &Db, claim: &Claim<'_>) -> Result<(usize, Vec<Claimed>)
             format!(" order by next_due_us limit {QUEUES_MAX} for update skip locked")
         }
     };
-    let rows = tx.fetch_all(due_queues(claim, now, "id, name, policy, limits", &lock)).await?;
+    let rows =
+        tx.fetch_all(due_queues(claim, now, "id, name, policy, limits, kind", &lock)).await?;
     let queues = rows.iter().map(QueueInfo::read).collect::<Result<Vec<_>, _>>()?;
     if queues.is_empty() {
         return Ok((0, Vec::new()));

@@ -38,11 +38,17 @@ impl WorkId {
         rest.and_then(|id| Uuid::parse_str(id).ok()).map(WorkId).ok_or_else(invalid)
     }
 
-    pub(crate) fn bytes(self) -> Vec<u8> {
+    /// As it stands in the database.
+    #[must_use]
+    pub fn bytes(self) -> Vec<u8> {
         self.0.as_bytes().to_vec()
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<WorkId, sqlx::Error> {
+    /// Reads what [`WorkId::bytes`] wrote.
+    ///
+    /// # Errors
+    /// Not 16 bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<WorkId, sqlx::Error> {
         Uuid::from_slice(bytes).map(WorkId).map_err(|error| sqlx::Error::Decode(error.into()))
     }
 }

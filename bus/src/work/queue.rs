@@ -59,6 +59,19 @@ pub async fn find(db: &Db, kind: &str, name: &str) -> Result<Option<QueueId>, sq
     Ok(db.fetch_optional(query).await?.map(|row| QueueId(row.get(0))))
 }
 
+/// All queues of `kind`, by name, as `tx` sees them.
+///
+/// # Errors
+/// Those of the database.
+pub async fn all_queues(
+    tx: &mut Tx,
+    kind: &str,
+) -> Result<std::collections::HashMap<String, QueueId>, sqlx::Error> {
+    let query = sql("select name, id from work_queue where kind = $1").bind(kind.to_owned());
+    let rows = tx.fetch_all(query).await?;
+    Ok(rows.iter().map(|row| (row.get(0), QueueId(row.get(1)))).collect())
+}
+
 /// Stops or resumes claims; rows may be put in meanwhile, leases go on.
 ///
 /// # Errors
@@ -114,27 +127,36 @@ pub async fn counts(
 #[derive(Clone, Debug)]
 pub(super) struct QueueInfo {
     pub(super) id: i64,
+    pub(super) kind: String,
     pub(super) name: String,
     pub(super) policy: Policy,
     pub(super) limits: Vec<String>,
 }
 
 impl QueueInfo {
-    /// From a row of `id, name, policy, limits`.
+    /// From a row of `id, name, policy, limits, kind`.
     pub(super) fn read(row: &sqlx::any::AnyRow) -> Result<QueueInfo, sqlx::Error> {
         let policy: String = row.get(2);
         let policy =
             serde_json::from_str(&policy).map_err(|error| sqlx::Error::Decode(error.into()))?;
         let limits: String = row.get(3);
         let limits = limits.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        Ok(QueueInfo { id: row.get(0), name: row.get(1), policy, limits })
+        let (kind, name) = (row.get(4), row.get(1));
+        Ok(QueueInfo { id: row.get(0), kind, name, policy, limits })
+    }
+
+    /// What it is called in metrics: queues of consumers are few; of the other kinds there may be a
+    /// hundred thousand, which must not each have a series.
+    pub(super) fn label(&self) -> &str {
+        let is_consumer = ["consumer", "pull", "push"].contains(&self.kind.as_str());
+        if is_consumer { &self.name } else { &self.kind }
     }
 
     pub(super) async fn load(tx: &mut Tx, ids: &[i64]) -> Result<Vec<QueueInfo>, sqlx::Error> {
         let mut queues = Vec::with_capacity(ids.len());
         for chunk in bulk::chunks(ids) {
             let mut query = built(format!(
-                "select id, name, policy, limits from work_queue where id in ({})",
+                "select id, name, policy, limits, kind from work_queue where id in ({})",
                 bulk::list(1, chunk.len())
             ));
             for id in chunk {

@@ -24,7 +24,8 @@ const ROWS_MAX: i64 = 500;
 pub async fn rescue(tx: &mut Tx) -> Result<Vec<Settled>, sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
     let postgres = tx.dialect() == Dialect::Postgres;
-    let due = sql("select id, name, policy, limits from work_queue where next_expiry_us <= $1
+    let due =
+        sql("select id, name, policy, limits, kind from work_queue where next_expiry_us <= $1
          order by next_expiry_us limit $2");
     let queues = tx.fetch_all(due.bind(now_us).bind(QUEUES_MAX)).await?;
     let mut plan = Plan::default();

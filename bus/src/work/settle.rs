@@ -255,7 +255,7 @@ impl Plan {
                     .count(verdict == Verdict::Done, row.seq);
             }
         }
-        metrics::work_settled(&queue.name, verdict);
+        metrics::work_settled(queue.label(), verdict);
         verdict
     }
 

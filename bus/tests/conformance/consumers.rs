@@ -254,6 +254,7 @@ async fn a_log_that_was_replaced_is_noticed() {
         db: house.db.clone(),
         log: Arc::clone(&other.log),
         handlers: Vec::new(),
+        targets: Vec::new(),
         retention: Vec::new(),
         inbox: std::time::Duration::from_secs(3_600),
         alone: true,

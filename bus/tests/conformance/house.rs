@@ -128,6 +128,7 @@ impl House {
             db: self.db.clone(),
             log: Arc::clone(&self.log),
             handlers,
+            targets: Vec::new(),
             retention: Vec::<Retention>::new(),
             inbox: Duration::from_secs(3_600),
             alone,

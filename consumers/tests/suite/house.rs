@@ -30,6 +30,7 @@ impl House {
             db: db.clone(),
             log: Arc::clone(&log),
             handlers: vec![Arc::new(Whole::new(CountEvents, Kind::Builtin))],
+            targets: Vec::new(),
             retention: Vec::new(),
             inbox: std::time::Duration::from_secs(3_600),
             alone: true,

@@ -1,0 +1,148 @@
+//! One attempt: signs an event and posts it.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use bus::Seal;
+use bytes::Bytes;
+use egress::Egress;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use schemas::{Event, Timestamp};
+
+use crate::endpoint::{Endpoint, TIMEOUT_MAX};
+use crate::secrets;
+
+/// Bytes of a response that are kept.
+const KEPT_BYTES: usize = 4_096;
+
+/// What came of one attempt.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// When it was made.
+    pub at: Timestamp,
+    /// The status of the response; `None` when there was none.
+    pub status: Option<StatusCode>,
+    /// How long it took.
+    pub duration: Duration,
+    /// The first 4 KiB of the response.
+    pub response: Option<String>,
+    /// Why it failed; `None` when it was delivered.
+    pub error: Option<String>,
+    /// How long the other side asked to be left alone, with a 429 or 503.
+    pub pause: Option<Duration>,
+}
+
+impl Attempt {
+    /// Whether the other side said that it is gone for good.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.status == Some(StatusCode::GONE)
+    }
+
+    /// Whether the other side said that it has too much to do.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+        self.status.is_some_and(|status| busy.contains(&status))
+    }
+}
+
+/// Posts `event` to `endpoint` as Standard Webhooks 1.0 says; `id` is the same over all attempts.
+pub async fn attempt(
+    egress: &Egress,
+    seal: Option<&Seal>,
+    endpoint: &Endpoint,
+    id: &str,
+    event: &Event,
+    at: Timestamp,
+) -> Attempt {
+    let begun = Instant::now();
+    let mut attempt = Attempt {
+        at,
+        status: None,
+        duration: Duration::ZERO,
+        response: None,
+        error: None,
+        pause: None,
+    };
+    let body = Bytes::from(event.to_json());
+    let request = request(egress, seal, endpoint, id, event, at, body);
+    let answer = match request {
+        Ok(request) => egress.send(request).await.map_err(|error| chain(&error)),
+        Err(error) => Err(error),
+    };
+    attempt.duration = begun.elapsed();
+    match answer {
+        Ok(response) => {
+            attempt.status = Some(response.status);
+            attempt.response = Some(kept(&response.body));
+            if !response.status.is_success() {
+                attempt.error = Some(format!("answered {}", response.status.as_u16()));
+            }
+            if attempt.is_busy() {
+                attempt.pause = response.retry_after(seconds(at));
+            }
+        }
+        Err(error) => attempt.error = Some(error),
+    }
+    attempt
+}
+
+fn request(
+    egress: &Egress,
+    seal: Option<&Seal>,
+    endpoint: &Endpoint,
+    id: &str,
+    event: &Event,
+    at: Timestamp,
+    body: Bytes,
+) -> Result<egress::Request, String> {
+    let url = egress.check_url(&endpoint.url).map_err(|error| chain(&error))?;
+    let mut headers = HeaderMap::new();
+    for (name, value) in endpoint.open_headers(seal).map_err(|error| chain(&error))? {
+        add(&mut headers, &name, &value)?;
+    }
+    let secrets = endpoint.open_secrets(seal, at).map_err(|error| chain(&error))?;
+    let signature = secrets::sign(&secrets, id, seconds(at), &body);
+    add(&mut headers, "content-type", "application/cloudevents+json")?;
+    add(&mut headers, "webhook-id", id)?;
+    add(&mut headers, "webhook-timestamp", &seconds(at).to_string())?;
+    add(&mut headers, "webhook-signature", &signature.map_err(|error| chain(&error))?)?;
+    if let Some(parent) = event.traceparent() {
+        add(&mut headers, "traceparent", parent)?;
+    }
+    let timeout = endpoint.manner.timeout.0.min(TIMEOUT_MAX);
+    Ok(egress::Request { method: Method::POST, url, headers, body, timeout })
+}
+
+fn add(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), String> {
+    let value = HeaderValue::from_str(value).map_err(|error| format!("{name}: {error}"))?;
+    let name: HeaderName = name.parse().map_err(|error| format!("{name}: {error}"))?;
+    headers.insert(name, value);
+    Ok(())
+}
+
+fn seconds(at: Timestamp) -> i64 {
+    at.as_micros().div_euclid(1_000_000)
+}
+
+/// The database holds no zero bytes in text.
+fn kept(body: &[u8]) -> String {
+    let mut text =
+        String::from_utf8_lossy(&body[..body.len().min(KEPT_BYTES)]).replace('\0', "\u{fffd}");
+    while text.len() > KEPT_BYTES {
+        text.pop();
+    }
+    text
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,161 @@
+//! How endpoints are doing: pauses that they asked for, warnings, and the end of patience.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{Span, Tx, sql};
+use schemas::Timestamp;
+use serde_json::json;
+use sqlx::Row;
+
+use crate::attempt::Attempt;
+use crate::deliver::Note;
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::{events, store};
+
+/// Failures one after the other from which on one request at a time probes the endpoint.
+pub const OPENS_AT: i64 = 10;
+/// The first pause after that many; each further failure doubles it.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest pause between probes.
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// The pause after a 429 or 503 that names none.
+const BUSY: Duration = Duration::from_secs(1);
+/// How long every attempt has to fail until an endpoint is disabled.
+pub const DISABLE_AFTER: Duration = Duration::from_hours(5 * 24);
+/// Where on the way to that a warning is given, in percent.
+const WARNINGS: [i64; 2] = [75, 50];
+
+/// How an endpoint is doing, for people.
+#[must_use]
+pub fn percent(endpoint: &Endpoint, now: Timestamp) -> i64 {
+    endpoint.failing_since.map_or(0, |since| percent_since(since.as_micros(), now.as_micros()))
+}
+
+fn percent_since(since_us: i64, now_us: i64) -> i64 {
+    let whole = Span(DISABLE_AFTER).micros();
+    ((now_us - since_us).clamp(0, whole) * 100) / whole
+}
+
+/// What a batch of attempts says of one endpoint.
+#[derive(Default)]
+struct Seen {
+    delivered: bool,
+    /// Failures since the last success.
+    failures: i64,
+    gone: bool,
+    pause: Option<Duration>,
+}
+
+/// Counts the attempts for and against their endpoints.
+pub(crate) async fn note(tx: &mut Tx, notes: &[Note]) -> Result<(), sqlx::Error> {
+    let mut seen: BTreeMap<EndpointId, (&Arc<Endpoint>, Seen)> = BTreeMap::new();
+    for (endpoint, attempt) in notes.iter().filter_map(|note| note.made.as_ref()) {
+        let (_, seen) =
+            seen.entry(endpoint.id.clone()).or_insert_with(|| (endpoint, Seen::default()));
+        seen.add(attempt);
+    }
+    for (id, (endpoint, seen)) in seen {
+        // One that was well and is well is the usual case, and needs no write.
+        if seen.delivered && (endpoint.failures > 0 || endpoint.failing_since.is_some()) {
+            recover(tx, &id).await?;
+        }
+        if seen.failures > 0 {
+            count_failures(tx, &id, &seen).await?;
+        }
+    }
+    Ok(())
+}
+
+impl Seen {
+    fn add(&mut self, attempt: &Attempt) {
+        if attempt.error.is_none() {
+            *self = Seen { delivered: true, ..Seen::default() };
+            return;
+        }
+        self.failures += 1;
+        self.gone |= attempt.is_gone();
+        if attempt.is_busy() {
+            self.pause = self.pause.max(Some(attempt.pause.unwrap_or(BUSY)));
+        }
+    }
+}
+
+async fn recover(tx: &mut Tx, id: &EndpointId) -> Result<(), sqlx::Error> {
+    let query = sql("update webhook_endpoint set failures = 0, failing_since_us = null,
+            held_until_us = null, warned_percent = 0
+         where id = $1 and (failures > 0 or failing_since_us is not null)");
+    tx.execute(query.bind(id.as_str().to_owned())).await.map(|_| ())
+}
+
+async fn count_failures(tx: &mut Tx, id: &EndpointId, seen: &Seen) -> Result<(), sqlx::Error> {
+    let now_us = tx.clock().now().as_micros();
+    let query = sql("update webhook_endpoint set failures = failures + $2,
+            failing_since_us = coalesce(failing_since_us, $3) where id = $1
+         returning failures, failing_since_us, warned_percent, state")
+    .bind(id.as_str().to_owned())
+    .bind(seen.failures)
+    .bind(now_us);
+    let Some(row) = tx.fetch_optional(query).await? else { return Ok(()) };
+    let (failures, since_us, warned): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
+    if row.get::<String, _>(3) == "disabled" {
+        return Ok(());
+    }
+    let pause = seen.pause.into_iter().chain(breaker_pause(failures)).max();
+    let percent = percent_since(since_us, now_us);
+    let level = WARNINGS.into_iter().find(|level| percent >= *level).unwrap_or(0).max(warned);
+    let until_us = pause.map(|pause| now_us.saturating_add(Span(pause).micros()));
+    let query = sql("update webhook_endpoint set held_until_us = coalesce($2, held_until_us),
+         warned_percent = $3 where id = $1");
+    tx.execute(query.bind(id.as_str().to_owned()).bind(until_us).bind(level)).await?;
+    if seen.gone {
+        return disable(tx, id, "gone").await;
+    }
+    if percent >= 100 {
+        return disable(tx, id, "failing").await;
+    }
+    if level > warned {
+        let since = Timestamp::from_micros(since_us);
+        let data = json!({ "id": id.as_str(), "percent": level, "failing_since": since });
+        events::stage(tx, "failing", data);
+    }
+    Ok(())
+}
+
+/// How long an endpoint is left alone after so many failures in a row.
+fn breaker_pause(failures: i64) -> Option<Duration> {
+    let over = u32::try_from(failures - OPENS_AT).ok()?;
+    Some(PAUSE_MIN.saturating_mul(1 << over.min(16)).min(PAUSE_MAX))
+}
+
+/// Disables an endpoint: what is pending waits until it is enabled again.
+async fn disable(tx: &mut Tx, id: &EndpointId, reason: &str) -> Result<(), sqlx::Error> {
+    let Some(endpoint) = store::find_in(tx, id).await? else { return Ok(()) };
+    let to = Endpoint { disabled_reason: Some(reason.to_owned()), ..endpoint };
+    store::update(tx, &to, "skald").await?;
+    events::stage(tx, "disabled", json!({ "id": id.as_str(), "reason": reason }));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_breaker_opens_after_ten_failures_and_waits_longer_each_time() {
+        assert_eq!(breaker_pause(9), None);
+        assert_eq!(breaker_pause(10), Some(Duration::from_secs(1)));
+        assert_eq!(breaker_pause(13), Some(Duration::from_secs(8)));
+        assert_eq!(breaker_pause(1_000), Some(PAUSE_MAX));
+    }
+
+    #[test]
+    fn the_way_to_being_disabled_has_a_hundred_percent() {
+        let day = 86_400_000_000;
+        assert_eq!(percent_since(0, 0), 0);
+        assert_eq!(percent_since(0, 5 * day / 2), 50);
+        assert_eq!(percent_since(0, 5 * day - 1), 99);
+        assert_eq!(percent_since(0, 9 * day), 100);
+    }
+}
