@@ -63,7 +63,7 @@ pub(super) async fn run(args: DemoArgs, output: &Output) -> Result<(), Stop> {
     let summary = scene.play().await?;
     summary.print(output)?;
     if !args.exit {
-        scene.look_around(&folder)?;
+        scene.look_around(&folder).await?;
         tokio::signal::ctrl_c().await?;
     }
     if summary.adds_up() { Ok(()) } else { Err(anyhow::anyhow!("this does not add up").into()) }
@@ -222,13 +222,22 @@ impl Scene {
         Ok((found, right))
     }
 
-    fn look_around(&self, folder: &Path) -> std::io::Result<()> {
+    /// Where to look now that it all stands still.
+    async fn look_around(&self, folder: &Path) -> anyhow::Result<()> {
         let url = self.node.url();
-        self.tell(&format!("\nHave a look: {url}/docs          the API"))?;
-        self.tell(&format!("             skald tail --url {url}"))?;
-        self.tell(&format!("             skald sagas list --url {url}"))?;
-        self.tell(&format!("             {}", folder.display()))?;
-        self.tell("Ctrl-C ends it.")
+        self.tell("\nHave a look:")?;
+        self.tell(&format!("  {url}/events      every event, and what came of it"))?;
+        for (id, why) in orders::worth_a_look()? {
+            let conditions = [("subject", Some(id)), ("type", Some(orders::PLACED.to_owned()))];
+            let found = self.client.get(&["events"], &conditions).await?;
+            let seq = &found["items"][0]["seq"];
+            self.tell(&format!("  {url}/events/{seq:<4} {why}"))?;
+        }
+        self.tell(&format!("  {url}/docs        the API"))?;
+        self.tell(&format!("  skald sagas list --url {url}"))?;
+        self.tell(&format!("  {}: the files, with the node's log", folder.display()))?;
+        self.tell("Ctrl-C ends it.")?;
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod config;
+mod demo;
 mod help;
 mod operate;
 mod publish_file;

@@ -78,6 +78,24 @@ pub(super) fn all() -> anyhow::Result<BTreeMap<String, Order>> {
     Ok(orders)
 }
 
+/// Some of them, by id, and why they are worth a look.
+pub(super) fn worth_a_look() -> anyhow::Result<Vec<(String, &'static str)>> {
+    let all = all()?;
+    let first = |fate: Fate| all.iter().find(|(_, order)| order.fate() == fate);
+    let some = [
+        (Fate::Completed, "an order that went through"),
+        (Fate::SoldOut, "an order that was sold out: charged, and refunded"),
+    ];
+    let mut found: Vec<(String, &str)> =
+        some.iter().filter_map(|(fate, why)| Some((first(*fate)?.0.clone(), *why))).collect();
+    let old =
+        lines().into_iter().filter_map(|line| serde_json::from_str(line).ok()).find(is_unreadable);
+    if let Some(id) = old.as_ref().and_then(|event: &Value| event["id"].as_str()) {
+        found.push((id.to_owned(), "an order of the old shop, put right among the dead letters"));
+    }
+    Ok(found)
+}
+
 /// Whether it is in the old shop's words.
 pub(super) fn is_unreadable(event: &Value) -> bool {
     event["data"].get("orderNo").is_some()
