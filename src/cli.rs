@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Flags, Loaded, Settings};
 
+mod backup;
 mod client;
 mod completions;
 mod consumers;
@@ -81,6 +82,10 @@ enum Command {
     Sagas(sagas::SagasArgs),
     /// Create, list and revoke keys, in the database itself.
     Keys(keys::KeysArgs),
+    /// Copy the files of the embedded profile, while it runs.
+    Backup(backup::BackupArgs),
+    /// Put such a copy back, where nothing is yet.
+    Restore(backup::BackupArgs),
     /// Write the whole of a log and its database to one file.
     Export(transfer::TransferArgs),
     /// Put such a file into an empty log and an empty database, and compare.
@@ -134,6 +139,8 @@ async fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::Replay(args) => replay::run(args, &output).await,
         Command::Sagas(args) => sagas::run(args, &output).await,
         Command::Keys(args) => keys::run(args, flags, &output).await,
+        Command::Backup(args) => backup::take(args, flags, &output).await,
+        Command::Restore(args) => backup::put_back(args, flags, &output).await,
         Command::Export(args) => transfer::export(args, flags, &output).await,
         Command::Import(args) => transfer::import(args, flags, &output).await,
         Command::Log(args) => log::run(args, flags, &output).await,

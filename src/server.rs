@@ -33,7 +33,7 @@ use crate::telemetry;
 /// time to end (3 s) and that of pushes (1 s) it stays under 10 s.
 const DRAIN: Duration = Duration::from_secs(5);
 /// The key of stored secrets that `dev` makes, in the data folder.
-const KEY_FILE: &str = "encryption.key";
+pub(crate) const KEY_FILE: &str = "encryption.key";
 
 /// What is assumed where the settings do not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -386,7 +386,7 @@ pub fn lock_database(settings: &Settings) -> Result<Option<File>, ServeError> {
     }
 }
 
-fn sqlite_path(settings: &Settings) -> Option<&Path> {
+pub(crate) fn sqlite_path(settings: &Settings) -> Option<&Path> {
     let url = &settings.database.url;
     url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")).map(Path::new)
 }

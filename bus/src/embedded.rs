@@ -67,6 +67,12 @@ pub struct EmbeddedLog {
 }
 
 impl EmbeddedLog {
+    /// The file of the log in `folder`.
+    #[must_use]
+    pub fn file_in(folder: &Path) -> PathBuf {
+        folder.join(FILE)
+    }
+
     /// Opens the log in `folder`, making both where they are missing. The clock is moved up to the
     /// last time recorded there.
     ///

@@ -168,6 +168,9 @@ pub use identity::LogIdentityError;
 #[cfg(feature = "database")]
 pub mod transfer;
 
+#[cfg(all(feature = "database", feature = "embedded"))]
+pub mod backup;
+
 #[cfg(feature = "database")]
 mod housekeeping;
 

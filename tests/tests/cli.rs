@@ -1,5 +1,6 @@
 //! The command line.
 
+mod backup;
 mod config;
 mod demo;
 mod help;
