@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use sqlx::Row;
 
 use crate::db::{built, sql};
-use crate::node::{LEASE, NodeId};
+use crate::handler::Kind;
+use crate::node::{self, LEASE, NodeId};
 use crate::partition::PARTITIONS;
 use crate::{Db, Seq, Span, Tx};
 
@@ -34,15 +35,16 @@ impl Assignment {
     pub(crate) async fn refresh(
         db: &Db,
         node: &NodeId,
-        consumer: &str,
+        (consumer, kind): (&str, Kind),
         generation: i64,
     ) -> Result<Assignment, sqlx::Error> {
         let mut tx = db.begin().await?;
         let now_us = tx.clock().now().as_micros();
         let until = now_us + Span(LEASE).micros();
-        let nodes = sql("select count(*) from node where seen_at_us > $1")
-            .bind(now_us - Span(LEASE).micros());
-        let nodes: i64 = tx.fetch_optional(nodes).await?.map_or(1, |row| row.get(0));
+        let nodes = match kind {
+            Kind::Builtin | Kind::Rust => node::count(&mut tx, Some(consumer)).await?,
+            Kind::Pull | Kind::Push => node::count(&mut tx, None).await?, // They need no code.
+        };
         let nodes = nodes.max(1);
         let share = (PARTITIONS + nodes - 1) / nodes;
         let mut held = mine(&mut tx, node, consumer, generation, until).await?;

@@ -4,17 +4,23 @@
 //! its partitions, duties and leases, and all look for their share again. Should it only have been
 //! paused, it writes nothing of what it had under way: each batch names its fences, each outcome its
 //! lease.
+//!
+//! Nodes need not be alike: a program with a consumer of its own joins those that run without it. Each
+//! says which consumers it has the code of, and has a share in the partitions of those.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::Timestamp;
 use sqlx::Row;
+use sqlx::any::AnyRow;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::db::sql;
 use crate::failure::chain;
-use crate::{Db, Span, signals, work};
+use crate::handler::Handler;
+use crate::{Db, Span, Tx, signals, work};
 
 /// How long a node keeps what it has without a sign of life.
 pub const LEASE: Duration = Duration::from_secs(8);
@@ -40,8 +46,34 @@ impl NodeId {
     }
 }
 
+/// A node as others see it.
+#[derive(Clone, Debug)]
+pub(crate) struct Presence {
+    pub(crate) node: NodeId,
+    /// The consumers that it has the code of, as JSON.
+    consumers: String,
+}
+
+impl Presence {
+    pub(crate) fn new(node: NodeId, handlers: &[Arc<dyn Handler>]) -> Presence {
+        let names: Vec<&str> = handlers.iter().map(|handler| &*handler.spec().name).collect();
+        Presence { node, consumers: serde_json::to_string(&names).unwrap_or_default() }
+    }
+}
+
+/// How many nodes live that have the code of `consumer`, or all that live without one.
+pub(crate) async fn count(tx: &mut Tx, consumer: Option<&str>) -> Result<i64, sqlx::Error> {
+    let alive = tx.clock().now().as_micros() - Span(LEASE).micros();
+    let nodes = tx.fetch_all(sql("select consumers from node where seen_at_us > $1").bind(alive));
+    let has = |row: &AnyRow| {
+        let names = serde_json::from_str::<Vec<String>>(&row.get::<String, _>(0));
+        consumer.is_none_or(|name| names.is_ok_and(|names| names.iter().any(|one| one == name)))
+    };
+    Ok(nodes.await?.iter().filter(|row| has(row)).count().try_into().unwrap_or(1))
+}
+
 /// Comes in: from now on others leave this node a share.
-pub(crate) async fn join(db: &Db, node: &NodeId) -> Result<(), sqlx::Error> {
+pub(crate) async fn join(db: &Db, node: &Presence) -> Result<(), sqlx::Error> {
     let newest = db.fetch_optional(sql("select max(seen_at_us) from node")).await?;
     if let Some(seen) = newest.and_then(|row| row.get::<Option<i64>, _>(0)) {
         db.clock().not_before(Timestamp::from_micros(seen));
@@ -52,7 +84,7 @@ pub(crate) async fn join(db: &Db, node: &NodeId) -> Result<(), sqlx::Error> {
 }
 
 /// Shows that this node lives until `stop`, and frees what nodes that are gone have left behind.
-pub(crate) async fn beat(db: Db, node: NodeId, stop: CancellationToken) {
+pub(crate) async fn beat(db: Db, node: Presence, stop: CancellationToken) {
     let mut shown = Instant::now();
     loop {
         tokio::select! {
@@ -69,13 +101,15 @@ pub(crate) async fn beat(db: Db, node: NodeId, stop: CancellationToken) {
 }
 
 /// Notes that this node lives; one that `judges` also ends those that no longer do.
-async fn show(db: &Db, node: &NodeId, judges: bool) -> Result<(), sqlx::Error> {
+async fn show(db: &Db, node: &Presence, judges: bool) -> Result<(), sqlx::Error> {
     db.follow_clock().await?;
     let mut tx = db.begin().await?;
     let now_us = tx.clock().now().as_micros();
-    let query = sql("insert into node (id, started_at_us, seen_at_us) values ($1, $2, $2)
+    let query = sql("insert into node (id, started_at_us, seen_at_us, consumers)
+         values ($1, $2, $2, $3)
          on conflict (id) do update set seen_at_us = excluded.seen_at_us");
-    tx.execute(query.bind(node.0.clone()).bind(now_us)).await?;
+    let query = query.bind(node.node.0.clone()).bind(now_us).bind(node.consumers.clone());
+    tx.execute(query).await?;
     if judges {
         let gone = now_us - Span(LEASE).micros();
         let query = sql("delete from node where seen_at_us < $1 returning id").bind(gone);
@@ -99,7 +133,7 @@ pub(crate) async fn leave(db: &Db, node: &NodeId) -> Result<(), sqlx::Error> {
     tx.commit().await
 }
 
-async fn free(tx: &mut crate::Tx, node: &str) -> Result<(), sqlx::Error> {
+async fn free(tx: &mut Tx, node: &str) -> Result<(), sqlx::Error> {
     let partitions = sql("update consumer_partition set node = null where node = $1");
     tx.execute(partitions.bind(node.to_owned())).await?;
     tx.execute(sql("delete from duty where node = $1").bind(node.to_owned())).await?;

@@ -12,7 +12,7 @@ use crate::handler::{Each, Handler, Kind};
 use crate::housekeeping::Housekeeping;
 use crate::ingest::Ingest;
 use crate::lineage::IndexLineage;
-use crate::node::{self, NodeId, RENEW};
+use crate::node::{self, NodeId, Presence, RENEW};
 use crate::pull::Feeder;
 use crate::registry::{self, Registration, queue_name};
 use crate::replayer::Replayer;
@@ -91,11 +91,12 @@ impl Platform {
         if self.alone {
             node::free_all(&self.db).await?;
         }
-        node::join(&self.db, &node).await?;
+        let presence = Presence::new(node.clone(), &self.handlers);
+        node::join(&self.db, &presence).await?;
 
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(node::beat(self.db.clone(), node.clone(), stop.clone()));
+        tasks.spawn(node::beat(self.db.clone(), presence, stop.clone()));
         tasks.spawn(carry(self.db.clone(), Arc::clone(&self.log), stop.clone()));
         let relay = outbox::Relay {
             db: self.db.clone(),

@@ -161,7 +161,8 @@ impl Runner {
         let Some(queue) = work::find(&self.db, config.kind.work(), &queue_name).await? else {
             return Ok(None);
         };
-        let assignment = Assignment::refresh(&self.db, &self.node, name, self.generation).await?;
+        let whose = (name, config.kind);
+        let assignment = Assignment::refresh(&self.db, &self.node, whose, self.generation).await?;
         let read_through = Seq::ZERO;
         let renewed = tokio::time::Instant::now();
         Ok(Some(Position {

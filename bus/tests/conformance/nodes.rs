@@ -55,6 +55,24 @@ async fn nodes_that_come_and_go_share_the_partitions_and_do_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_only_one_of_several_nodes_has_the_code_of_gets_everything() {
+    let house = House::start().await;
+    let without = house.run_beside(Vec::new()).await;
+    let other = house.run_beside(Vec::new()).await;
+    publish(&house, 0, 10).await;
+    let with = house.run_beside(vec![in_order(|_, _| Ok(()))]).await;
+    publish(&house, 10, 10).await;
+    house.settled("in-order").await;
+    assert_eq!(house.shares("in-order").await, [16]);
+    assert_done_once(&house, 20).await;
+    // What all have the code of is shared by all.
+    eventually(|| async { house.shares("index-lineage").await.len() == 3 }).await;
+    for node in [with, without, other] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_dies_is_taken_over_within_15_s() {
     let house = House::start().await;
     let consumer = || in_order(|_, _| Ok(()));
