@@ -181,6 +181,7 @@ impl Node {
         methods: Vec<Arc<dyn Methods>>,
     ) -> Result<Node, ServeError> {
         egress::install_crypto_provider();
+        let metrics = telemetry::metrics(); // Before anything that is counted.
         let clock = Clock::system();
         let lock = lock_database(&settings)?;
         let (log, nats) = open_log_and_nats(&settings, &clock).await?;
@@ -194,9 +195,8 @@ impl Node {
         let definitions = Definitions::new(db.clone());
         let env = saga_env(&settings);
         handlers.extend(built_in(&definitions, &env));
-        let mut parts: Vec<Arc<str>> =
-            handlers.iter().map(|handler| Arc::clone(&handler.spec().name)).collect();
-        parts.push(bus::lineage::IndexLineage::NAME.into());
+        let own = handlers.iter().map(|handler| Arc::clone(&handler.spec().name));
+        let parts = own.chain([bus::lineage::IndexLineage::NAME.into()]).collect();
         let platform = Platform {
             db: db.clone(),
             log: Arc::clone(&log),
@@ -235,7 +235,7 @@ impl Node {
             keys,
             parts,
             seal,
-            metrics: telemetry::metrics(),
+            metrics,
             places: Semaphore::new(settings.http.in_flight_max),
             timeout: settings.http.timeout.0,
             stop: stop.clone(),

@@ -11,6 +11,7 @@
 mod driver;
 mod events;
 mod replies;
+mod retention;
 mod round;
 mod shards;
 mod waiters;
@@ -175,7 +176,9 @@ impl Engine {
         });
         let stop = CancellationToken::new();
         let engine = Engine(Arc::clone(&shared));
+        let pruner = retention::prune(engine.clone(), node.clone(), stop.clone());
         let driver = driver::Driver::new(engine.clone(), node, messages, stop.clone()).await?;
+        tokio::spawn(pruner);
         if let Some(nats) = shared.participants.nats() {
             tokio::spawn(replies::listen(engine.clone(), nats.clone(), stop.clone()));
         }

@@ -494,7 +494,7 @@ fn cancel_children(hot: &mut Hot, kept: &mut Vec<Kept>) {
                 round: cell.half().round,
             };
             let by = format!("saga:{}", hot.row.id);
-            let input = Input::Operator { command: Command::Cancel, by };
+            let input = Input::Operator { command: Command::Cancel { reason: None }, by };
             let input = serde_json::to_string(&input).unwrap_or_default();
             kept.push((child_id(&hot.row.id, &request), input, None));
         }

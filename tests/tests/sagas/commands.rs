@@ -170,3 +170,40 @@ async fn nobody_answers_and_the_saga_undoes_what_it_does_not_know() {
     let refused = call.typed("application/yaml", text).send().await.json_of(422);
     assert_eq!(refused["errors"][0]["pointer"], "/steps/0/command", "{refused:#}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_after_its_undo_had_nothing_to_undo_is_undone_once_more() {
+    let nats = Nats::start(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let house = node(&nats, folder.path()).await;
+    let (broker, replies) = broker(&nats).await;
+    let mut commands = broker.subscribe("commands.stock.hold").await.unwrap();
+    let mut undos = broker.subscribe("commands.stock.release").await.unwrap();
+    broker.flush().await.unwrap();
+    define(&house, &DEFINITION.replace("timeout: 1s", "timeout: 100ms")).await;
+    start(&house, "one").await;
+    let action = next(&mut commands).await;
+    let undo = next(&mut undos).await;
+    answer(&replies, &undo, json!({"status": "done"})).await;
+    ended(&house, "one", "compensated").await;
+    // A participant without the barrier has done it all the same, and says so now; twice.
+    for _ in 0..2 {
+        answer(&replies, &action, json!({"status": "done", "output": {"id": "h1"}})).await;
+    }
+    let again = next(&mut undos).await;
+    assert_eq!(header(&again, "Idempotency-Key"), "one/reserve/compensation/2");
+    assert_eq!(header(&again, "Skald-Outcome"), "done");
+    assert_eq!(again.payload, json!({"hold": "h1"}).to_string());
+    answer(&replies, &again, json!({"status": "done"})).await;
+    let saga = ended(&house, "one", "compensated").await;
+    assert_eq!(saga["steps"][0]["status"], "undone", "{saga:#}");
+    // Whatever comes now changes nothing.
+    answer(&replies, &action, json!({"status": "refused", "error": "late"})).await;
+    answer(&replies, &undo, json!({"status": "refused", "error": "late"})).await;
+    eventually("all answers are read", async || {
+        let mut stream = replies.get_stream("SAGA_REPLIES").await.ok()?;
+        (stream.info().await.ok()?.state.messages == 0).then_some(())
+    })
+    .await;
+    ended(&house, "one", "compensated").await;
+}

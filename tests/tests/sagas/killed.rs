@@ -1,5 +1,6 @@
-//! Two nodes and three participants, each a process with books of its own, killed at random while
-//! hundreds of orders run: all end, and the three ledgers balance.
+//! Two nodes and three participants, each a process with books of its own, their broker and their
+//! database, killed and stopped at random while hundreds of orders run: all end, and the three ledgers
+//! balance.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -71,21 +72,23 @@ async fn place_orders(nodes: [Client; 2], placed: Arc<AtomicUsize>) {
 async fn three_ledgers_balance_whichever_of_two_nodes_and_three_services_dies() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let (nats, postgres) = (Nats::start(1).await, Postgres::start().await);
+    let (mut nats, mut postgres) = (Nats::start(1).await, Postgres::start().await);
     let folder = tempfile::tempdir().unwrap();
+    let nats_url = nats.url();
+    let database_url = postgres.url();
     let setup = |n: usize| {
         Setup::serve(&folder.path().join(format!("node-{n}")), KEY)
-            .environment("SKALD_LOG__URL", nats.url())
-            .environment("SKALD_DATABASE__URL", postgres.url())
+            .environment("SKALD_LOG__URL", nats_url.clone())
+            .environment("SKALD_DATABASE__URL", database_url.clone())
             .environment("SKALD_SECURITY__ADMIN_KEY", KEY)
             .environment("SKALD_SAGAS__ALLOW_PRIVATE_NETWORKS", "127.0.0.0/8")
     };
     let mut nodes = [setup(0).start().await, setup(1).start().await];
     let program = Path::new(env!("CARGO_BIN_EXE_participant"));
-    let (url, at) = (nats.url(), folder.path());
+    let at = folder.path();
     let mut services = [
         Service::start(program, at, "payment", None).await,
-        Service::start(program, at, "stock", Some(&url)).await,
+        Service::start(program, at, "stock", Some(&nats_url)).await,
         Service::start(program, at, "delivery", None).await,
     ];
     let call = nodes[0].call(Method::PUT, "/v1/sagas/definitions/order");
@@ -103,9 +106,18 @@ async fn three_ledgers_balance_whichever_of_two_nodes_and_three_services_dies() 
         .await;
         let pause = Duration::from_millis(random.random_range(0..300));
         tokio::time::sleep(pause).await;
-        let victim = kill % 5;
+        let victim = kill % 7;
         let away = Duration::from_millis(random.random_range(0..1_500));
-        if victim < 2 {
+        if victim == 5 {
+            postgres.stop().await;
+            tokio::time::sleep(away).await;
+            postgres.restart().await;
+        } else if victim == 6 {
+            nats.kill_9(0);
+            tokio::time::sleep(away).await;
+            nats.restart(0);
+            nats.well().await;
+        } else if victim < 2 {
             nodes[victim].kill_9();
             tokio::time::sleep(away).await;
             nodes[victim].restart().await;
