@@ -51,8 +51,8 @@ enum What {
     Log(LogArgs),
     /// Measure publishing over HTTP beside a server that does nothing.
     Http(Options),
-    /// Measure sagas of three steps in this program.
-    Sagas(Options),
+    /// Measure sagas of three steps, and many that wait.
+    Sagas(SagasArgs),
     /// The reference of `http`: answers every publish request at once.
     #[command(hide = true)]
     Noop(noop::NoopArgs),
@@ -72,6 +72,21 @@ struct LogArgs {
     log: Option<String>,
     /// Measure with databases of their own on this server: `postgres://USER@HOST/NAME`.
     #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Args, Debug)]
+struct SagasArgs {
+    /// Measure these only.
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<sagas::Part>,
+    /// Measure on this broker: `nats://HOST:PORT`, where there are no events yet.
+    #[arg(long, value_name = "URL", requires = "database")]
+    log: Option<String>,
+    /// Measure on this database, where there are no sagas yet: `postgres://USER@HOST/NAME`.
+    #[arg(long, value_name = "URL", requires = "log")]
     database: Option<String>,
     #[command(flatten)]
     options: Options,
@@ -160,7 +175,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     match args.what {
         What::Log(args) => log(args).await,
         What::Http(options) => http(&options).await,
-        What::Sagas(options) => sagas(&options).await,
+        What::Sagas(args) => sagas(args).await,
         What::Noop(args) => noop::run(&args).await,
     }
 }
@@ -229,13 +244,14 @@ async fn http(options: &Options) -> anyhow::Result<()> {
     report.print(options.json)
 }
 
-async fn sagas(options: &Options) -> anyhow::Result<()> {
+async fn sagas(args: SagasArgs) -> anyhow::Result<()> {
+    let options = &args.options;
     let mut settings = crate::config::Settings::default();
     "warn".clone_into(&mut settings.logs.filter);
     let telemetry = crate::telemetry::init(&settings)?;
-    let folder = Folder::new(options.data.as_deref())?;
+    let site = Site::new(Folder::new(options.data.as_deref())?, args.log, args.database);
     let mut report = Report::new(options.quick);
-    let measured = sagas::measure(options.extent(), &folder, &mut report).await;
+    let measured = sagas::measure(options.extent(), &args.only, &site, &mut report).await;
     telemetry.shutdown();
     report.print(options.json)?;
     measured

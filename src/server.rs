@@ -16,7 +16,8 @@ use consumers::analytics::CountEvents;
 use consumers::push::PushWorker;
 use egress::{Egress, EgressError, EgressPolicy, PrivateNetworks};
 use orchestrator::{
-    Definition, Definitions, Engine, Methods, Options, Participants, RegisterError, StartSagas,
+    Definition, Definitions, Engine, Methods, Nats, Options, Participants, RegisterError,
+    StartSagas,
 };
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -180,9 +181,10 @@ impl Node {
         methods: Vec<Arc<dyn Methods>>,
     ) -> Result<Node, ServeError> {
         egress::install_crypto_provider();
+        let metrics = telemetry::metrics(); // Before anything that is counted.
         let clock = Clock::system();
         let lock = lock_database(&settings)?;
-        let log = open_log(&settings, &clock).await?;
+        let (log, nats) = open_log_and_nats(&settings, &clock).await?;
         let db = open_database(&settings, clock).await?;
         let keys = KeyRing::new(db.clone(), settings.security.admin_key.as_deref());
         let listener = listen(&settings, profile, &keys).await?;
@@ -193,9 +195,8 @@ impl Node {
         let definitions = Definitions::new(db.clone());
         let env = saga_env(&settings);
         handlers.extend(built_in(&definitions, &env));
-        let mut parts: Vec<Arc<str>> =
-            handlers.iter().map(|handler| Arc::clone(&handler.spec().name)).collect();
-        parts.push(bus::lineage::IndexLineage::NAME.into());
+        let own = handlers.iter().map(|handler| Arc::clone(&handler.spec().name));
+        let parts = own.chain([bus::lineage::IndexLineage::NAME.into()]).collect();
         let platform = Platform {
             db: db.clone(),
             log: Arc::clone(&log),
@@ -219,7 +220,7 @@ impl Node {
         let (push, deliver) = posts.start();
         let called = egress_to(participant_networks(&settings, profile))?;
         let methods = register(&definitions, methods).await?;
-        let participants = Participants::new(called.clone(), methods);
+        let participants = Participants::new(called.clone(), methods).with_nats(nats);
         let options = Options { env, retention: settings.sagas.retention.0 };
         let node = platform.node().clone();
         let (engine, sagas) = Engine::start_on(definitions, node, participants, options).await?;
@@ -234,7 +235,7 @@ impl Node {
             keys,
             parts,
             seal,
-            metrics: telemetry::metrics(),
+            metrics,
             places: Semaphore::new(settings.http.in_flight_max),
             timeout: settings.http.timeout.0,
             stop: stop.clone(),
@@ -352,9 +353,17 @@ fn seal(settings: &Settings, profile: Profile) -> Result<Option<Seal>, ServeErro
 /// # Errors
 /// [`ServeError::Log`] and [`ServeError::Broker`].
 pub async fn open_log(settings: &Settings, clock: &Clock) -> Result<Arc<dyn Log>, ServeError> {
+    Ok(open_log_and_nats(settings, clock).await?.0)
+}
+
+/// The log and, where it is on a broker, the way to participants there.
+async fn open_log_and_nats(
+    settings: &Settings,
+    clock: &Clock,
+) -> Result<(Arc<dyn Log>, Option<Nats>), ServeError> {
     let log = &settings.log;
     if let Some(folder) = log.url.strip_prefix("embedded:") {
-        return Ok(Arc::new(EmbeddedLog::open(Path::new(folder), clock)?));
+        return Ok((Arc::new(EmbeddedLog::open(Path::new(folder), clock)?), None));
     }
     let options = JetStreamOptions {
         url: log.url.clone(),
@@ -366,7 +375,9 @@ pub async fn open_log(settings: &Settings, clock: &Clock) -> Result<Arc<dyn Log>
         tls_ca: log.tls.ca.clone(),
         tls_client: log.tls.certificate.clone().zip(log.tls.key.clone()),
     };
-    Ok(Arc::new(JetStreamLog::open(&options).await?))
+    let log = JetStreamLog::open(&options).await?;
+    let nats = Nats::new(log.client(), options.replicas);
+    Ok((Arc::new(log), Some(nats)))
 }
 
 /// Keeps a second process off a database that is a file: its log may be one that many may use.

@@ -45,7 +45,7 @@ pub const TABLE: &str = "create table if not exists saga_barrier (
 )";
 
 /// What a participant is asked, as the idempotency key says it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Asked {
     /// The saga.
     pub saga: String,
@@ -62,6 +62,12 @@ pub struct Asked {
 #[error("`{0}` is no idempotency key of a saga: <saga>/<step>/<action|compensation>/<round>")]
 pub struct InvalidKey(String);
 
+impl std::fmt::Display for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.saga, self.step, self.operation.as_str(), self.round)
+    }
+}
+
 impl std::str::FromStr for Asked {
     type Err = InvalidKey;
 
@@ -70,6 +76,7 @@ impl std::str::FromStr for Asked {
         let operation = |text: &str| match text {
             "action" => Some(Operation::Action),
             "compensation" => Some(Operation::Compensation),
+            "probe" => Some(Operation::Probe),
             _ => None,
         };
         if let [saga, step, half, round] = parts[..]
@@ -107,14 +114,12 @@ pub enum Turn {
 /// # Errors
 /// Those of the database; roll back then, and answer 500: the engine asks again.
 pub async fn begin(tx: &mut AnyConnection, asked: &Asked) -> Result<Turn, sqlx::Error> {
+    if asked.operation == Operation::Probe {
+        return Ok(Turn::Answered(probed(tx, asked).await?));
+    }
     if !insert(tx, asked, "done").await? {
         let (state, answer) = look(tx, asked).await?;
-        let status = if state == "done" { 200 } else { 422 };
-        let body = match state.as_str() {
-            "blocked" => json!({"error": "its undo came first"}),
-            _ => answer,
-        };
-        return Ok(Turn::Answered(Answer { status, body }));
+        return Ok(Turn::Answered(stored(&state, answer)));
     }
     let turn = match asked.operation {
         Operation::Action | Operation::Probe => Turn::Act,
@@ -159,6 +164,24 @@ pub async fn refused(
     let body = json!({ "error": why });
     settle(tx, asked, "refused", &body).await?;
     Ok(Answer { status: 422, body })
+}
+
+/// What became of an action: one that never ran is blocked, so that the answer stays true.
+async fn probed(tx: &mut AnyConnection, asked: &Asked) -> Result<Answer, sqlx::Error> {
+    let action = Asked { operation: Operation::Action, ..asked.clone() };
+    if insert(tx, &action, "blocked").await? {
+        return Ok(Answer { status: 422, body: json!({"error": "it was never done"}) });
+    }
+    let (state, answer) = look(tx, &action).await?;
+    Ok(stored(&state, answer))
+}
+
+fn stored(state: &str, answer: Value) -> Answer {
+    match state {
+        "done" => Answer { status: 200, body: answer },
+        "blocked" => Answer { status: 422, body: json!({"error": "its undo came first"}) },
+        _ => Answer { status: 422, body: answer },
+    }
 }
 
 async fn insert(tx: &mut AnyConnection, asked: &Asked, state: &str) -> Result<bool, sqlx::Error> {

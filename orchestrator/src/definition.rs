@@ -358,6 +358,14 @@ impl Definition {
     }
 }
 
+impl Command {
+    /// The subject that it is sent to, by the step called so.
+    #[must_use]
+    pub fn subject(&self, step: &Name) -> String {
+        format!("commands.{}.{}", self.participant, self.alias.as_ref().unwrap_or(step))
+    }
+}
+
 impl Step {
     /// Its action, its undo and its probe.
     pub fn actions(&self) -> impl Iterator<Item = &Action> {

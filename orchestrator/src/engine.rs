@@ -4,11 +4,14 @@
 //! takes all that wait (`recv_many`, without a timer), loads the sagas that are not in memory, lets
 //! the planner move each, and commits everything in one transaction (`round`); only then requests go
 //! out and callers are answered. A saga that waits for something outside is a row, not a task: it
-//! leaves memory, and its `wake_at_us` or an input brings it back. `shards` says which sagas are this
+//! leaves memory, and its `wake_at_us` or an input brings it back. `replies` takes the answers of
+//! participants on NATS. `shards` says which sagas are this
 //! node's.
 
 mod driver;
 mod events;
+mod replies;
+mod retention;
 mod round;
 mod shards;
 mod waiters;
@@ -173,7 +176,12 @@ impl Engine {
         });
         let stop = CancellationToken::new();
         let engine = Engine(Arc::clone(&shared));
+        let pruner = retention::prune(engine.clone(), node.clone(), stop.clone());
         let driver = driver::Driver::new(engine.clone(), node, messages, stop.clone()).await?;
+        tokio::spawn(pruner);
+        if let Some(nats) = shared.participants.nats() {
+            tokio::spawn(replies::listen(engine.clone(), nats.clone(), stop.clone()));
+        }
         Ok((engine, Running { stop, task: tokio::spawn(driver.run()) }))
     }
 
@@ -200,8 +208,12 @@ impl Engine {
     }
 
     fn is_ours(&self, saga: &str) -> bool {
+        self.has_shard(store::shard_of(saga))
+    }
+
+    fn has_shard(&self, shard: i64) -> bool {
         let shards = self.0.shards.read().unwrap_or_else(PoisonError::into_inner);
-        shards.contains_key(&store::shard_of(saga))
+        shards.contains_key(&shard)
     }
 
     /// Starts a saga; false when it was there already, with the same definition and input.

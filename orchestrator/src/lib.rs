@@ -36,7 +36,7 @@ mod lock;
 mod metrics;
 
 mod participants;
-pub use participants::{Invocation, Methods, Participants};
+pub use participants::{Invocation, Methods, Nats, Participants};
 
 pub mod engine;
 pub use engine::{Engine, InputError, NewSaga, Options, Running, StartError, Told};
@@ -53,3 +53,5 @@ pub use rust_saga::{
 };
 
 pub mod barrier;
+
+pub mod service;

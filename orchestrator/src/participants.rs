@@ -1,10 +1,14 @@
-//! Who carries out what sagas ask for: over HTTP, or in this program.
+//! Who carries out what sagas ask for: over HTTP, over NATS, or in this program.
 //!
-//! `http` makes a request of a step and reads the answer off the response; a [`Methods`] is a saga
-//! written in Rust. Calls at once are bounded for each participant, so one that hangs holds up
+//! `http` makes a request of a step and reads the answer off the response; `nats` sends a command,
+//! whose answer comes over a stream; a [`Methods`] is a saga written in Rust. Calls at once are bounded for each participant, so one that hangs holds up
 //! nobody else.
 
 mod http;
+pub(crate) mod nats;
+mod seen;
+
+pub use nats::Nats;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -60,6 +64,7 @@ pub struct Invocation {
 #[derive(Clone)]
 pub struct Participants {
     egress: Egress,
+    nats: Option<Nats>,
     methods: Arc<HashMap<String, Arc<dyn Methods>>>,
     places: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
 }
@@ -69,29 +74,46 @@ impl Participants {
     #[must_use]
     pub fn new(egress: Egress, methods: HashMap<String, Arc<dyn Methods>>) -> Participants {
         let egress = egress.with_response_bytes_max(VALUE_BYTES_MAX);
-        Participants { egress, methods: Arc::new(methods), places: Arc::default() }
+        let (methods, places) = (Arc::new(methods), Arc::default());
+        Participants { egress, nats: None, methods, places }
     }
 
-    /// Carries out a request, when there is a place for it, within its time.
-    pub(crate) async fn carry_out(&self, saga: &SagaRow, request: &Request, now_s: i64) -> Answer {
+    /// And those on NATS.
+    #[must_use]
+    pub fn with_nats(self, nats: Option<Nats>) -> Participants {
+        Participants { nats, ..self }
+    }
+
+    pub(crate) fn nats(&self) -> Option<&Nats> {
+        self.nats.as_ref()
+    }
+
+    /// Carries out a request, when there is a place for it, within its time; `None` when the answer
+    /// has come another way.
+    pub(crate) async fn carry_out(
+        &self,
+        saga: &SagaRow,
+        request: &Request,
+        now_s: i64,
+    ) -> Option<Answer> {
         let place = self.places_of(saga, &request.call);
-        let Ok(_place) = place.acquire_owned().await else { return Answer::unclear("stopped") };
+        let Ok(_place) = place.acquire_owned().await else { return None };
         let call = AssertUnwindSafe(self.call(saga, request, now_s)).catch_unwind();
         let answer = match tokio::time::timeout(request.timeout, call).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => answer?,
             Ok(Err(_)) => Answer::unclear("the participant panicked"),
             Err(_) => Answer::unclear(format!("no answer within {}", bus::Span(request.timeout))),
         };
-        match answer {
+        Some(match answer {
             Answer::Done(output) if crate::template::size_of(&output) > VALUE_BYTES_MAX => {
                 Answer::unclear(format!("the output is larger than {VALUE_BYTES_MAX} bytes"))
             }
             answer => answer,
-        }
+        })
     }
 
-    async fn call(&self, saga: &SagaRow, request: &Request, now_s: i64) -> Answer {
-        match request.call.as_ref() {
+    async fn call(&self, saga: &SagaRow, request: &Request, now_s: i64) -> Option<Answer> {
+        Some(match request.call.as_ref() {
             Call::Http { method, url, headers, body } => {
                 let call = http::HttpRequest { method, url, headers, body: body.as_ref() };
                 http::send(&self.egress, saga, request, call, now_s).await
@@ -99,7 +121,7 @@ impl Participants {
             Call::Method { input, receipt } => {
                 let Some(methods) = self.methods.get(&saga.definition) else {
                     let detail = format!("this program has no saga `{}`", saga.definition);
-                    return Answer::unclear(detail);
+                    return Some(Answer::unclear(detail));
                 };
                 let invocation = Invocation {
                     saga: saga.id.clone(),
@@ -112,8 +134,17 @@ impl Participants {
                 };
                 methods.call(invocation).await
             }
+            Call::Command { subject, body, .. } => {
+                let Some(nats) = &self.nats else {
+                    return Some(Answer::unclear("this server has no NATS"));
+                };
+                match nats.send(saga, request, subject, body.as_ref()).await {
+                    Ok(()) => return None,
+                    Err(error) => Answer::unclear(error),
+                }
+            }
             other => Answer::unclear(format!("nobody carries out {other:?}")),
-        }
+        })
     }
 
     fn places_of(&self, saga: &SagaRow, call: &Call) -> Arc<Semaphore> {
@@ -122,6 +153,7 @@ impl Participants {
                 let host = url.split("://").nth(1).and_then(|rest| rest.split('/').next());
                 (format!("http:{}", host.unwrap_or_default()), CONCURRENT_MAX)
             }
+            Call::Command { participant, .. } => (format!("nats:{participant}"), CONCURRENT_MAX),
             _ => (format!("rust:{}", saga.definition), METHODS_MAX),
         };
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);

@@ -80,14 +80,20 @@ pub enum Input {
 #[serde(rename_all = "snake_case")]
 pub enum Command {
     /// Undo what was done; it ends cancelled.
-    Cancel,
+    Cancel {
+        /// Why, where it was said.
+        reason: Option<String>,
+    },
     /// Undo what was done; it ends compensated.
     Compensate {
         /// Why.
         reason: String,
     },
     /// Try what is stuck again, and what waits for its next attempt now.
-    Retry,
+    Retry {
+        /// Why, where it was said.
+        reason: Option<String>,
+    },
     /// Settle a step by hand.
     Skip {
         /// The step.
@@ -431,17 +437,16 @@ impl Planner<'_> {
             let status = self.state.status.as_str();
             return Err(Refusal::Conflict(format!("the saga is {status}")));
         }
-        let definition = Arc::clone(&self.state.start.definition);
-        let waits = |step: &&Step| {
-            let cell = self.state.cells.get(step.name.as_str());
-            matches!(&step.action, Action::Signal { name: wanted, .. } if wanted == name)
-                && cell.is_some_and(|cell| cell.action == StepStatus::Acting && cell.half.waits)
-        };
-        let first = definition.steps.iter().filter(waits).min_by_key(|step| {
-            self.state.cells.get(step.name.as_str()).map_or(0, |cell| cell.half.started_us)
+        let steps = &self.state.start.definition.steps;
+        let waiting = self.state.cells.iter().filter_map(|(step, cell)| {
+            let place = self.state.find(step)?;
+            let wants = matches!(&steps[place.0].action, Action::Signal { name: wanted, .. } if wanted == name);
+            let waits = cell.action == StepStatus::Acting && cell.half.waits;
+            (wants && waits).then_some((cell.half.started_us, place, step))
         });
         let body = Arc::new(body.clone());
-        match first.map(|step| step.name.to_string()) {
+        // The one that has waited longest.
+        match waiting.min().map(|(.., step)| step.clone()) {
             Some(step) => self.emit(Transition::Done { step, output: body }),
             None if self.state.kept.len() >= KEPT_MAX => {
                 Err(Refusal::Conflict(format!("{KEPT_MAX} signals are kept already")))

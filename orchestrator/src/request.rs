@@ -71,8 +71,8 @@ pub enum Call {
     Command {
         /// To whom.
         participant: String,
-        /// The command.
-        command: String,
+        /// The subject of the message.
+        subject: String,
         /// The JSON body.
         body: Option<Value>,
     },

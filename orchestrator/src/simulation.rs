@@ -235,7 +235,7 @@ impl<'f> Simulation<'f> {
         }
         if self.fate.cancels() {
             let by = "somebody".to_owned();
-            self.send(Input::Operator { command: Command::Cancel, by }, 1);
+            self.send(Input::Operator { command: Command::Cancel { reason: None }, by }, 1);
         }
         self.ask()
     }
@@ -375,7 +375,7 @@ impl<'f> Simulation<'f> {
             return Err(self.broken("stuck, and nothing is".to_owned()));
         };
         if retried.count() == 0 {
-            return self.input(Input::Operator { command: Command::Retry, by });
+            return self.input(Input::Operator { command: Command::Retry { reason: None }, by });
         }
         self.by_hand.insert(step.clone());
         let output = (!undoing).then(|| json!({}));

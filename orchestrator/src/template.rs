@@ -276,7 +276,8 @@ fn told(error: &minijinja::Error) -> String {
 }
 
 /// About how long a value is as JSON, counted without writing it.
-pub(crate) fn size_of(value: &Value) -> usize {
+#[must_use]
+pub fn size_of(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) => 5,
         Value::Number(_) => 8,

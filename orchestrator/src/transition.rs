@@ -205,6 +205,9 @@ pub enum Transition {
     },
     /// An operator had it tried again.
     Retried {
+        /// Why, where it was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
         /// Who.
         by: String,
     },

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use orchestrator::Answer;
 use orchestrator::planner::{Command, Input};
+use orchestrator::template;
 use serde_json::Value;
 
 use crate::api::State;
@@ -50,8 +51,10 @@ pub(crate) async fn cancel(
     headers: HeaderMap,
     body: Bytes,
 ) -> Answered {
-    Fields::of_body(&headers, &body)?.finish()?;
-    command(&state, &id, Command::Cancel, &by).await
+    let mut fields = Fields::of_body(&headers, &body)?;
+    let reason = fields.text("reason");
+    fields.finish()?;
+    command(&state, &id, Command::Cancel { reason }, &by).await
 }
 
 /// Retry a saga
@@ -70,9 +73,9 @@ pub(crate) async fn retry(
     body: Bytes,
 ) -> Answered {
     let mut fields = Fields::of_body(&headers, &body)?;
-    fields.text("reason");
+    let reason = fields.text("reason");
     fields.finish()?;
-    command(&state, &id, Command::Retry, &by).await
+    command(&state, &id, Command::Retry { reason }, &by).await
 }
 
 /// Skip a step
@@ -93,7 +96,7 @@ pub(crate) async fn skip(
     let mut fields = Fields::of_body(&headers, &body)?;
     let step = fields.text("step");
     let step = fields.require("step", step).unwrap_or_default();
-    let output = fields.value("output");
+    let output = fields.value("output").map(sized).transpose()?;
     let reason = reason(&mut fields);
     fields.finish()?;
     command(&state, &id, Command::Skip { step, output, reason }, &by).await
@@ -173,7 +176,7 @@ pub(crate) async fn complete(
     body: Bytes,
 ) -> Answered {
     let mut fields = Fields::of_body(&headers, &body)?;
-    let output = fields.value("output").unwrap_or_default();
+    let output = sized(fields.value("output").unwrap_or_default())?;
     fields.finish()?;
     take(&state, &id, Input::Callback { step, answer: Answer::Done(output) }).await
 }
@@ -207,6 +210,14 @@ fn json(body: &Bytes) -> Result<Value, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Object(serde_json::Map::new()));
     }
-    serde_json::from_slice(body)
-        .map_err(|error| Problem::malformed(format!("not valid JSON: {error}")))
+    let body = serde_json::from_slice(body);
+    sized(body.map_err(|error| Problem::malformed(format!("not valid JSON: {error}")))?)
+}
+
+/// What a step is to answer with.
+fn sized(value: Value) -> Result<Value, Problem> {
+    if template::size_of(&value) > template::VALUE_BYTES_MAX {
+        return Err(Problem::too_large("an output is at most 1 MiB"));
+    }
+    Ok(value)
 }

@@ -1,14 +1,19 @@
-//! Sagas of three steps in this program, durable and with their life-cycle events: how many a second
-//! when 200 are under way at once, how long one alone takes.
+//! Sagas of three steps, durable and with their life-cycle events: how many a second when 200 are
+//! under way at once, how long one alone takes, and what it costs that a million wait.
+
+mod waiting;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use orchestrator::{Call, Engine, NewSaga, RustMethods, RustSaga, StepError, Steps, Undo, undo};
+use orchestrator::{
+    Call, Definition, Engine, NewSaga, RustMethods, RustSaga, StepError, Steps, Undo, undo,
+};
 
+use super::process::Process;
 use super::report::{Report, Target};
+use super::site::Site;
 use super::{Extent, Folder, disk, samples};
-use crate::config::Settings;
 use crate::server::{Node, Profile};
 
 /// Sagas under way at once.
@@ -16,10 +21,22 @@ const AT_ONCE: usize = 200;
 /// Sagas of a second that are wanted, and the share of it for those that are undone.
 const WANTED: f64 = 4_000.0;
 const WANTED_UNDONE: f64 = 0.6 * WANTED;
+const WANTED_HTTP: f64 = 1_500.0;
 /// Sagas one after the other.
 const ALONE: usize = 300;
 /// Milliseconds of the median one.
 const WANTED_ALONE_MS: f64 = 3.0;
+
+/// One subject of `bench sagas`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Part {
+    /// Steps in this program.
+    Rust,
+    /// Steps over HTTP.
+    Http,
+    /// A million that wait for a signal; of the embedded profile alone.
+    Waiting,
+}
 
 /// Does nothing, three times; its input says whether the third refuses.
 struct DoNothing;
@@ -52,27 +69,54 @@ impl RustSaga for DoNothing {
 
 pub(super) async fn measure(
     extent: Extent,
-    folder: &Folder,
+    only: &[Part],
+    site: &Site,
     report: &mut Report,
 ) -> anyhow::Result<()> {
+    let folder = &site.folder;
     report.begin("sagas");
     disk::settle(folder.path()).await?;
     let syncs = disk::syncs_per_second(folder.path(), Duration::from_secs(1)).await?;
     report.remark(format!("one fsync takes {:.2} ms here", 1_000.0 / syncs));
-    let settings =
-        Settings { listen: "127.0.0.1:0".to_owned(), ..Settings::in_folder(folder.path()) };
-    let saga = RustMethods::new(DoNothing)?;
-    let node = Node::start(settings, Profile::Dev, Vec::new(), vec![Arc::new(saga)]).await?;
-    at_once(node.sagas(), Duration::from_millis(500), false).await?;
-    let done = at_once(node.sagas(), extent.sample, false).await?;
-    report.add_value("3 steps, 200 at once", "sagas/s", done, &[Target::AtLeast(WANTED)]);
-    let undone = at_once(node.sagas(), extent.sample, true).await?;
-    let name = "the third refused, two undone";
-    report.add_value(name, "sagas/s", undone, &[Target::AtLeast(WANTED_UNDONE)]);
+    let wants = |part| only.is_empty() || only.contains(&part);
+    if wants(Part::Rust) || wants(Part::Http) {
+        // Of the distributed profile half is wanted.
+        let share = if site.is_embedded() { 1.0 } else { 0.5 };
+        let saga = RustMethods::new(DoNothing)?;
+        let settings = site.settings(folder.path());
+        let node = Node::start(settings, Profile::Dev, Vec::new(), vec![Arc::new(saga)]).await?;
+        if wants(Part::Rust) {
+            in_this_program(extent, &node, share, report).await?;
+        }
+        if wants(Part::Http) {
+            over_http(extent, &node, share, folder, report).await?;
+        }
+        node.stop().await?;
+    }
+    if wants(Part::Waiting) && site.is_embedded() {
+        waiting::measure(extent, folder, report).await?;
+    }
+    Ok(())
+}
+
+async fn in_this_program(
+    extent: Extent,
+    node: &Node,
+    share: f64,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let name = DoNothing::NAME;
+    at_once(node.sagas(), Duration::from_millis(500), name, false).await?;
+    let done = at_once(node.sagas(), extent.sample, name, false).await?;
+    let wanted = [Target::AtLeast(WANTED * share)];
+    report.add_value("3 steps, 200 at once", "sagas/s", done, &wanted);
+    let undone = at_once(node.sagas(), extent.sample, name, true).await?;
+    let wanted = [Target::AtLeast(WANTED_UNDONE * share)];
+    report.add_value("the third refused, two undone", "sagas/s", undone, &wanted);
     let mut took = Vec::with_capacity(ALONE);
     for _ in 0..ALONE {
         let started = Instant::now();
-        run(node.sagas(), false).await?;
+        run(node.sagas(), name, false).await?;
         took.push(started.elapsed().as_secs_f64() * 1_000.0);
     }
     took.sort_unstable_by(f64::total_cmp);
@@ -82,12 +126,44 @@ pub(super) async fn measure(
     ] {
         report.add_value(name, "ms", samples::percentile(&took, share).unwrap_or(0.0), targets);
     }
-    node.stop().await?;
+    Ok(())
+}
+
+/// Steps that call a server which does nothing, in a process of its own.
+async fn over_http(
+    extent: Extent,
+    node: &Node,
+    share: f64,
+    folder: &Folder,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let there = folder.inner()?;
+    let noop = Process::noop(there.path()).await?;
+    let url = format!("http://{}/v1/events", noop.address());
+    let step =
+        |name: &str| format!("  - {{ step: {name}, post: '{url}', undo: {{ post: '{url}' }} }}\n");
+    let steps = ["first", "second", "third"].map(step).concat();
+    define(node.sagas(), &format!("saga: call-nothing\nsteps:\n{steps}")).await?;
+    at_once(node.sagas(), Duration::from_millis(500), "call-nothing", false).await?;
+    let done = at_once(node.sagas(), extent.sample, "call-nothing", false).await?;
+    let wanted = [Target::AtLeast(WANTED_HTTP * share)];
+    report.add_value("3 HTTP steps, 200 at once", "sagas/s", done, &wanted);
+    noop.stop().await
+}
+
+async fn define(engine: &Engine, text: &str) -> anyhow::Result<()> {
+    let definition = Definition::of_yaml(text).map_err(|faults| anyhow::anyhow!("{faults}"))?;
+    engine.definitions().put(definition, "bench").await?;
     Ok(())
 }
 
 /// Sagas ended per second, with so many under way all the time.
-async fn at_once(engine: &Engine, length: Duration, refused: bool) -> anyhow::Result<f64> {
+async fn at_once(
+    engine: &Engine,
+    length: Duration,
+    definition: &'static str,
+    refused: bool,
+) -> anyhow::Result<f64> {
     let started = Instant::now();
     let mut runners = tokio::task::JoinSet::new();
     for _ in 0..AT_ONCE {
@@ -95,7 +171,7 @@ async fn at_once(engine: &Engine, length: Duration, refused: bool) -> anyhow::Re
         runners.spawn(async move {
             let mut ended = 0_u32;
             while started.elapsed() < length {
-                run(&engine, refused).await?;
+                run(&engine, definition, refused).await?;
                 ended += 1;
             }
             Ok::<u32, anyhow::Error>(ended)
@@ -109,9 +185,9 @@ async fn at_once(engine: &Engine, length: Duration, refused: bool) -> anyhow::Re
 }
 
 /// One saga, from its start to its end.
-async fn run(engine: &Engine, refused: bool) -> anyhow::Result<()> {
+async fn run(engine: &Engine, definition: &str, refused: bool) -> anyhow::Result<()> {
     let new = NewSaga {
-        definition: DoNothing::NAME.to_owned(),
+        definition: definition.to_owned(),
         input: refused.into(),
         by: "bench".to_owned(),
         ..NewSaga::default()

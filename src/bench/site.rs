@@ -10,6 +10,7 @@ use sqlx::Connection as _;
 use uuid::Uuid;
 
 use super::folder::Folder;
+use crate::config::Settings;
 
 /// The stream that events are published to; on a server of the user's it must not be there.
 const STREAM: &str = "EVENTS";
@@ -44,6 +45,24 @@ impl Site {
     /// Whether the database is on a server.
     pub(super) fn has_server(&self) -> bool {
         self.database.is_some()
+    }
+
+    /// Whether all of it is in files.
+    pub(super) fn is_embedded(&self) -> bool {
+        !self.has_broker() && !self.has_server()
+    }
+
+    /// Those of a whole node, which takes the servers as they are.
+    pub(super) fn settings(&self, folder: &Path) -> Settings {
+        let mut settings = Settings::in_folder(folder);
+        "127.0.0.1:0".clone_into(&mut settings.listen);
+        if let Some(url) = &self.log {
+            settings.log.url.clone_from(url);
+        }
+        if let Some(url) = &self.database {
+            settings.database.url.clone_from(url);
+        }
+        settings
     }
 
     /// A fresh log; `folder` is for one in a file.

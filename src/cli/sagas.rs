@@ -82,15 +82,29 @@ enum Action {
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
-    /// Undo what a saga has done.
+    /// Undo what a saga has done; it ends cancelled.
     Cancel {
         /// Its id.
         id: String,
+        /// Why, for the record.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Undo what a saga has done; it ends compensated.
+    Compensate {
+        /// Its id.
+        id: String,
+        /// Why, for the record.
+        #[arg(long)]
+        reason: String,
     },
     /// Try again now what is stuck, or waits for its next attempt.
     Retry {
         /// Its id.
         id: String,
+        /// Why, for the record.
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Settle a step, or its undo, by hand.
     Skip {
@@ -185,8 +199,11 @@ async fn on_server(client: &Client, action: Action, output: &Output) -> Result<(
             let wait = wait.then(|| "50s".to_owned());
             client.get(&["sagas", &id], &[("wait", wait)]).await?
         }
-        Action::Cancel { id } => post(&[&id, "cancel"], json!({})).await?,
-        Action::Retry { id } => post(&[&id, "retry"], json!({})).await?,
+        Action::Cancel { id, reason } => post(&[&id, "cancel"], because(reason)).await?,
+        Action::Compensate { id, reason } => {
+            post(&[&id, "compensate"], because(Some(reason))).await?
+        }
+        Action::Retry { id, reason } => post(&[&id, "retry"], because(reason)).await?,
         Action::Skip { id, step, reason, output } => {
             let mut body = json!({"step": step, "reason": reason});
             if let Some(output) = output {
@@ -194,14 +211,16 @@ async fn on_server(client: &Client, action: Action, output: &Output) -> Result<(
             }
             post(&[&id, "skip"], body).await?
         }
-        Action::Abandon { id, reason } => {
-            post(&[&id, "abandon"], json!({"reason": reason})).await?
-        }
+        Action::Abandon { id, reason } => post(&[&id, "abandon"], because(Some(reason))).await?,
         Action::Signal { id, name, body } => {
             post(&[&id, "signals", &name], json_of(&body)?).await?
         }
     };
     timeline::saga(&saga, *output)
+}
+
+fn because(reason: Option<String>) -> Value {
+    reason.map_or(json!({}), |reason| json!({"reason": reason}))
 }
 
 fn list(page: &Value, output: Output) -> Result<(), Stop> {

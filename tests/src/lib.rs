@@ -29,8 +29,10 @@ pub use event_stream::{EventStream, Message};
 
 mod participant;
 mod receiver;
+mod service;
 pub use participant::{Call as ParticipantCall, Participant};
 pub use receiver::{Received, Receiver};
+pub use service::Service;
 
 mod command;
 pub use command::{Finished, skald};

@@ -31,7 +31,9 @@ impl Call {
 }
 
 /// A participant. The path says how it answers: `/refuse`, `/status/500`, `/garbage`, `/later`,
-/// `/fail/3` (500 three times a key), `/nothing` (204); anything else is done.
+/// `/fail/3` (500 three times a key), `/after/1` (503 with `Retry-After: 1`, once a key),
+/// `/answer/done` (500 with `Skald-Answer: done`), `/large/2000000` (so many bytes), `/slow/50` (done,
+/// after so many milliseconds), `/nothing` (204); anything else is done.
 pub struct Participant {
     address: String,
     shared: Arc<Mutex<Books>>,
@@ -46,11 +48,19 @@ struct Books {
     answered: HashMap<String, (StatusCode, Value)>,
     blocked: BTreeMap<(String, String), bool>,
     failures: HashMap<String, u32>,
+    /// Calls under way now, and at most.
+    at_once: (usize, usize),
     /// Paths that are answered well from now on, whatever they say.
     healed: bool,
 }
 
 impl Participant {
+    /// How many calls were under way at once, at most, since this was asked last.
+    #[must_use]
+    pub fn most_at_once(&self) -> usize {
+        std::mem::take(&mut self.books().at_once.1)
+    }
+
     /// Starts one on a free port.
     ///
     /// # Panics
@@ -107,6 +117,16 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> (StatusCode, HeaderMap, String) {
+    let at_once = |more: bool| {
+        let mut books = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        books.at_once.0 = if more { books.at_once.0 + 1 } else { books.at_once.0 - 1 };
+        books.at_once.1 = books.at_once.1.max(books.at_once.0);
+    };
+    at_once(true);
+    if let Some(time) = uri.path().strip_prefix("/slow/").and_then(|time| time.parse().ok()) {
+        tokio::time::sleep(std::time::Duration::from_millis(time)).await;
+    }
+    at_once(false);
     let mut books = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let body = serde_json::from_slice(&body).unwrap_or_default();
     let call = Call { line: format!("{method} {}", uri.path()), headers, body };
@@ -124,6 +144,19 @@ async fn answer(
             ["later", ..] => {
                 more.insert("skald-completion", "callback".parse().expect("a value"));
                 return (StatusCode::ACCEPTED, more, String::new());
+            }
+            ["answer", what, ..] => {
+                more.insert("skald-answer", what.parse().expect("a value"));
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                return (status, more, "{\"n\":1}".to_owned());
+            }
+            ["large", bytes, ..] => {
+                let bytes = bytes.parse().expect("a number");
+                return (StatusCode::OK, more, format!("\"{}\"", "x".repeat(bytes)));
+            }
+            ["after", seconds, ..] if books.failures.insert(key.clone(), 1).is_none() => {
+                more.insert("retry-after", seconds.parse().expect("a value"));
+                return (StatusCode::SERVICE_UNAVAILABLE, more, String::new());
             }
             ["fail", times, ..] => {
                 let failures = books.failures.entry(key.clone()).or_default();

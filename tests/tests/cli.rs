@@ -6,6 +6,7 @@ mod demo;
 mod help;
 mod operate;
 mod publish_file;
+mod sagas;
 mod start;
 
 use serde_json::Value;

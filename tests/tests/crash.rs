@@ -7,4 +7,5 @@ mod disk_full;
 mod kill;
 mod locked;
 mod python_participants;
+mod saga_retention;
 mod sagas;

@@ -1,5 +1,5 @@
-//! The tests of the whole: the contract, the command line, the pages, crashes, faults of servers, and
-//! the tidiness of the house.
+//! The tests of the whole: the contract, the command line, the pages, crashes, faults of servers,
+//! sagas between processes, and the tidiness of the house.
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test right there")]
 
 mod cli;
@@ -9,4 +9,5 @@ mod faults;
 mod http_contract;
 mod load;
 mod pages;
+mod sagas;
 mod tidy;

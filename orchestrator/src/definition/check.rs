@@ -14,6 +14,21 @@ pub(super) fn check(definition: &Definition, faults: &mut Faults) {
     points(definition, faults);
     order(definition, faults);
     expressions(definition, faults);
+    subjects(definition, faults);
+}
+
+/// A command's names are the tokens of a subject.
+fn subjects(definition: &Definition, faults: &mut Faults) {
+    for step in &definition.steps {
+        for action in step.actions() {
+            let Action::Command(command) = action else { continue };
+            let subject = command.subject(&step.name);
+            if subject.split('.').any(str::is_empty) {
+                let detail = format!("`{subject}` is no subject on NATS: it has an empty part");
+                at(faults, step, "/command", &detail);
+            }
+        }
+    }
 }
 
 fn names(definition: &Definition, faults: &mut Faults) {

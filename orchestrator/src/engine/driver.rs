@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use bus::{NODE_RENEW, NodeId, duty, signals};
+use bus::{NODE_RENEW, NodeId, signals};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,10 +23,6 @@ pub(super) const HOT_MAX: usize = 20_000;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a round that failed is left alone.
 const PAUSE: Duration = Duration::from_millis(300);
-/// How often ended sagas are pruned.
-const PRUNE: Duration = Duration::from_secs(30);
-/// Sagas pruned at once.
-const PRUNED: i64 = 1_000;
 
 /// A saga in memory.
 pub(super) struct Hot {
@@ -111,7 +107,6 @@ impl Driver {
         let mut saga = db.signals().subscribe(signals::SAGA);
         let mut config = db.signals().subscribe(signals::CONFIG);
         let (mut refreshed, mut looked) = (Instant::now(), None::<Instant>);
-        let mut pruned = Instant::now();
         let mut batch = Batch::default();
         let mut inbox = Vec::with_capacity(ROUND);
         while !self.stop.is_cancelled() {
@@ -125,10 +120,6 @@ impl Driver {
                     tracing::warn!(%error, "looking for sagas to run");
                 }
                 looked = None;
-            }
-            if pruned.elapsed() >= PRUNE {
-                pruned = Instant::now();
-                self.prune().await;
             }
             let cold_due = self.cold_us.is_some_and(|at| at <= self.now_us());
             let stale = looked.is_none_or(|at| at.elapsed() >= LOOK);
@@ -272,20 +263,5 @@ impl Driver {
         let first = self.timers.first().map(|(at, _)| *at).into_iter().chain(self.cold_us).min();
         let left = first.map_or(i64::MAX, |at| at - self.now_us());
         Duration::from_micros(u64::try_from(left).unwrap_or(0)).min(LOOK)
-    }
-
-    async fn prune(&self) {
-        let shared = self.engine.shared();
-        let kept = bus::Span(shared.retention).micros();
-        let before = self.now_us().saturating_sub(kept);
-        let pruned = async {
-            if duty::hold(&shared.db, "prune-sagas", &self.node).await? {
-                store::prune(&shared.db, before, PRUNED).await?;
-            }
-            Ok::<(), sqlx::Error>(())
-        };
-        if let Err(error) = pruned.await {
-            tracing::warn!(%error, "deleting ended sagas");
-        }
     }
 }

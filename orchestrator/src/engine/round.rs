@@ -23,6 +23,8 @@ struct Work {
     /// Transitions by saga.
     moved: BTreeMap<String, Vec<Transition>>,
     touched: HashSet<String>,
+    /// Which were not there before.
+    begun: HashSet<String>,
     replies: Vec<(Reply, Result<(), InputError>)>,
     requests: Vec<(String, Request)>,
     evicted: Vec<String>,
@@ -166,7 +168,8 @@ impl Driver {
             self.hot.insert(id.clone(), hot);
             self.plan(tx, &id, &Input::Start, work)?.ok();
         }
-        work.touched.extend(inserted);
+        work.touched.extend(inserted.iter().cloned());
+        work.begun = inserted;
         Ok(())
     }
 
@@ -329,7 +332,7 @@ impl Driver {
                 carry_out(self.engine.clone(), hot.row.clone(), request);
             }
         }
-        let mut begun: HashSet<&String> = work.touched.iter().collect();
+        let mut begun: HashSet<&String> = work.begun.iter().collect();
         let mut answers = Vec::with_capacity(starts.len());
         for (reply, row) in starts {
             let now = self.hot.get(&row.id).map(|hot| hot.row.clone());
@@ -399,6 +402,7 @@ fn carry_out(engine: Engine, row: SagaRow, request: Request) {
                 let started = std::time::Instant::now();
                 let answer = shared.participants.carry_out(&row, &request, now_s).await;
                 crate::metrics::step(&row.definition, &request, started.elapsed());
+                let Some(answer) = answer else { return };
                 Input::Answer { request: id, answer }
             }
         };
@@ -490,7 +494,7 @@ fn cancel_children(hot: &mut Hot, kept: &mut Vec<Kept>) {
                 round: cell.half().round,
             };
             let by = format!("saga:{}", hot.row.id);
-            let input = Input::Operator { command: Command::Cancel, by };
+            let input = Input::Operator { command: Command::Cancel { reason: None }, by };
             let input = serde_json::to_string(&input).unwrap_or_default();
             kept.push((child_id(&hot.row.id, &request), input, None));
         }

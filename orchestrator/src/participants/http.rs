@@ -5,10 +5,10 @@ use egress::Egress;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
+use super::seen::seen;
 use super::unclear_for;
 use crate::request::{Answer, Request};
 use crate::store::SagaRow;
-use crate::transition::Operation;
 
 /// Bytes of a response that an error tells of.
 const SHOWN_BYTES: usize = 300;
@@ -62,38 +62,10 @@ fn headers(saga: &SagaRow, request: &Request, call: &HttpRequest<'_>) -> Result<
     for (name, value) in call.headers {
         add(name, value)?;
     }
-    let operation = match request.operation {
-        Operation::Probe => "probe",
-        operation => operation.as_str(),
-    };
-    add("idempotency-key", &request.idempotency_key(&saga.id))?;
-    add("skald-saga-id", &saga.id)?;
-    add("skald-saga-definition", &saga.definition)?;
-    add("skald-step", &request.step)?;
-    add("skald-operation", operation)?;
-    if let Some(outcome) = request.outcome {
-        add("skald-outcome", outcome.as_str())?;
+    for (name, value) in seen(saga, request) {
+        add(name, &value)?;
     }
-    add("skald-attempt", &request.attempt.to_string())?;
-    add("traceparent", &traceparent(saga))?;
     Ok(headers)
-}
-
-/// The trace that the saga was started in, or one of its own, the same for all its calls.
-fn traceparent(saga: &SagaRow) -> String {
-    let span: u64 = rand::random::<u64>() | 1;
-    let trace = saga.traceparent.as_deref().and_then(|parent| parent.split('-').nth(1));
-    match trace {
-        Some(trace) => format!("00-{trace}-{span:016x}-01"),
-        None => {
-            let of = |salt: &str| {
-                saga.id.bytes().chain(salt.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-                })
-            };
-            format!("00-{:016x}{:016x}-{span:016x}-01", of("a") | 1, of("b"))
-        }
-    }
 }
 
 fn read(response: &egress::Response, now_s: i64) -> Answer {

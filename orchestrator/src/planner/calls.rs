@@ -79,7 +79,7 @@ fn fill(step: &Step, action: &Action, scope: &Scope) -> Result<Call, String> {
         }
         Action::Command(command) => Call::Command {
             participant: command.participant.to_string(),
-            command: command.alias.as_ref().unwrap_or(&step.name).to_string(),
+            subject: command.subject(&step.name),
             body: body(&command.body)?,
         },
         Action::Publish(publish) => Call::Publish {

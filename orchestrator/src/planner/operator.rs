@@ -9,9 +9,11 @@ use crate::transition::{Operation, Reason, Transition};
 impl Planner<'_> {
     pub(super) fn operator(&mut self, command: &Command, by: &str) -> Result<(), Refusal> {
         match command {
-            Command::Cancel => self.stop(Reason::Cancelled, "cancelled", by),
+            Command::Cancel { reason } => {
+                self.stop(Reason::Cancelled, reason.as_deref().unwrap_or("cancelled"), by)
+            }
             Command::Compensate { reason } => self.stop(Reason::Asked, reason, by),
-            Command::Retry => self.retry(by),
+            Command::Retry { reason } => self.retry(reason.clone(), by),
             Command::Skip { step, output, reason } => {
                 let output = output.clone().map(Arc::new);
                 self.skip(step, output, reason, by)
@@ -55,7 +57,7 @@ impl Planner<'_> {
         }
     }
 
-    fn retry(&mut self, by: &str) -> Result<(), Refusal> {
+    fn retry(&mut self, reason: Option<String>, by: &str) -> Result<(), Refusal> {
         let now = self.moment.at_us;
         let waits = |half: &crate::state::Half| !half.waits && half.due_us > now;
         let any = self.state.cells.values().any(|cell| {
@@ -67,7 +69,7 @@ impl Planner<'_> {
             let status = self.state.status.as_str();
             return Err(conflict(format!("the saga is {status}; there is nothing to retry")));
         }
-        self.emit(Transition::Retried { by: by.to_owned() })
+        self.emit(Transition::Retried { reason, by: by.to_owned() })
     }
 
     fn skip(

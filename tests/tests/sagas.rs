@@ -1,0 +1,5 @@
+//! Sagas between processes: commands and answers over NATS, and two nodes whose participants are
+//! processes too, all of them killed at random.
+
+mod commands;
+mod killed;
