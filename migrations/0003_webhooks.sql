@@ -98,3 +98,8 @@ create table webhook_minute (
 -- What a replay is to a target that is no consumer, such as the recovery of what failed; null to
 -- consumers.
 alter table replay add column errand text;
+
+-- Concurrency that is less for a while: nothing starts before, then so many at once; null when as
+-- many as ever.
+alter table work_limit add column closed_until_us bigint not null default 0;
+alter table work_limit add column narrowed_max bigint;

@@ -19,6 +19,7 @@ use orchestrator::{
     Definition, Definitions, Engine, Methods, Nats, Options, Participants, RegisterError,
     StartSagas,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -110,11 +111,21 @@ pub async fn run(
     handlers: Vec<Arc<dyn Handler>>,
     sagas: Vec<Arc<dyn Methods>>,
 ) -> Result<(), ServeError> {
+    allow_connections();
     let node = Node::start(settings, profile, handlers, sagas).await?;
     announce(&node);
     stopped().await;
     tracing::info!("stopping");
     node.stop().await
+}
+
+/// Lets the process have as many connections as it may: each endpoint that hangs holds some.
+fn allow_connections() {
+    let allowed = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: allowed.maximum, maximum: allowed.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// A node that runs.

@@ -23,7 +23,7 @@ pub use id::{InvalidWorkId, LeaseToken, WorkId};
 pub use insert::NewWork;
 pub(crate) use insert::insert;
 pub(crate) use key::busy_keys;
-pub use limit::{SharedLimit, define_limit};
+pub use limit::{SharedLimit, define_limit, narrow, widen};
 pub use queue::{QueueId, all_queues, counts, define, delete_queue, find, set_paused};
 pub use rescue::{free_owned, rescue};
 pub use settle::{Extended, Outcome, Settled, Verdict, extend, settle};

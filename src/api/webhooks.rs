@@ -235,7 +235,10 @@ pub(crate) async fn patch(
     version(&known).check(&headers)?;
     let seal = webhook_body::seal(&state)?;
     let headers = webhooks::seal_headers(seal, &wanted.headers);
+    // What was counted against another address is no longer true.
+    let failing_since = known.failing_since.filter(|_| wanted.url == known.url);
     let to = Endpoint {
+        failing_since,
         url: wanted.url,
         types: wanted.types,
         filter: wanted.filter,

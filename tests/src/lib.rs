@@ -28,9 +28,11 @@ mod event_stream;
 pub use event_stream::{EventStream, Message};
 
 mod participant;
+mod raw_receiver;
 mod receiver;
 mod service;
 pub use participant::{Call as ParticipantCall, Participant};
+pub use raw_receiver::{Misbehaviour, RawReceiver};
 pub use receiver::{Received, Receiver};
 pub use service::Service;
 

@@ -1,11 +1,12 @@
 //! An endpoint of someone else's, to which events are posted.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -21,12 +22,16 @@ pub struct Receiver {
 struct Shared {
     /// What to answer, in order; the last one for ever.
     statuses: Vec<StatusCode>,
+    /// Headers of every answer that is no success.
+    refusal: HeaderMap,
     received: Mutex<Vec<Received>>,
 }
 
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Received {
+    /// When it came.
+    pub at: Instant,
     /// Its headers.
     pub headers: HeaderMap,
     /// Its body.
@@ -59,9 +64,23 @@ impl Receiver {
     /// # Panics
     /// When there is no free port.
     pub async fn answering(statuses: &[u16]) -> Receiver {
+        Receiver::refusing_with(statuses, &[]).await
+    }
+
+    /// The same; what is no success has these headers.
+    ///
+    /// # Panics
+    /// When there is no free port, or a header is none.
+    pub async fn refusing_with(statuses: &[u16], headers: &[(&'static str, &str)]) -> Receiver {
         let statuses = statuses.iter().map(|&code| StatusCode::from_u16(code).expect("a status"));
-        let shared =
-            Arc::new(Shared { statuses: statuses.collect(), received: Mutex::new(Vec::new()) });
+        let header = |&(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), value.parse().expect("a header"))
+        };
+        let shared = Arc::new(Shared {
+            statuses: statuses.collect(),
+            refusal: headers.iter().map(header).collect(),
+            received: Mutex::new(Vec::new()),
+        });
         let router = Router::new().fallback(receive).with_state(Arc::clone(&shared));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound port").to_string();
@@ -106,9 +125,11 @@ async fn receive(
     State(shared): State<Arc<Shared>>,
     headers: HeaderMap,
     body: Bytes,
-) -> (StatusCode, &'static str) {
+) -> (StatusCode, HeaderMap, &'static str) {
     let mut received = shared.received.lock().unwrap_or_else(PoisonError::into_inner);
     let turn = received.len().min(shared.statuses.len().saturating_sub(1));
-    received.push(Received { headers, body });
-    (shared.statuses.get(turn).copied().unwrap_or(StatusCode::NO_CONTENT), "said the receiver")
+    received.push(Received { at: Instant::now(), headers, body });
+    let status = shared.statuses.get(turn).copied().unwrap_or(StatusCode::NO_CONTENT);
+    let headers = if status.is_success() { HeaderMap::new() } else { shared.refusal.clone() };
+    (status, headers, "said the receiver")
 }

@@ -23,6 +23,8 @@ mod sagas_stuck;
 mod stream;
 mod trace;
 mod webhook_deliveries;
+mod webhook_isolation;
+mod webhook_misbehaviour;
 mod webhooks;
 
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Delivers: leases what is due, posts it, writes what came of it.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::pull::{Lease, LeaseError, keep_events};
@@ -11,7 +11,7 @@ use egress::Egress;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, attempt};
-use crate::endpoint::{Endpoint, EndpointId};
+use crate::endpoint::Endpoint;
 use crate::{health, outcome, store};
 
 /// Deliveries on their way at once, over all endpoints of this node: hanging ones take ten places
@@ -21,7 +21,7 @@ const IN_FLIGHT_MAX: usize = 16_384;
 const CLAIM_MAX: usize = 256;
 /// Longer than any attempt takes.
 const LEASE: Duration = Duration::from_secs(90);
-/// How long a row waits whose endpoint is looked after by another row.
+/// How long a row waits whose endpoint is not there.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Delivers events to endpoints.
@@ -30,16 +30,6 @@ pub struct DeliverWebhooks {
     log: Arc<dyn Log>,
     egress: Egress,
     seal: Option<Seal>,
-    /// Endpoints that are tried with one request after they had failed too often.
-    probing: Mutex<HashSet<EndpointId>>,
-}
-
-/// What an attempt needs: the endpoint, or how long the row has to wait.
-pub enum Errand {
-    /// Go.
-    Post(Arc<Endpoint>),
-    /// Wait.
-    Hold(Duration),
 }
 
 /// What is noted of one row.
@@ -58,43 +48,22 @@ impl DeliverWebhooks {
         node: NodeId,
         stop: CancellationToken,
     ) {
-        let courier = Arc::new(DeliverWebhooks {
-            db: db.clone(),
-            log: Arc::clone(&log),
-            egress,
-            seal,
-            probing: Mutex::default(),
-        });
+        let courier =
+            Arc::new(DeliverWebhooks { db: db.clone(), log: Arc::clone(&log), egress, seal });
         let sweeping = outcome::sweep(db.clone(), stop.clone());
         let (in_flight_max, claim_max, lease) = (IN_FLIGHT_MAX, CLAIM_MAX, LEASE);
         let round = Round { courier, db, log, node, in_flight_max, claim_max, lease, stop };
         tokio::join!(round.run(), sweeping);
     }
-
-    /// What a row of `endpoint` may do now.
-    fn errand(&self, endpoint: &Arc<Endpoint>, now_us: i64) -> Errand {
-        if let Some(until) = endpoint.held_until.filter(|until| until.as_micros() > now_us) {
-            let wait = u64::try_from(until.as_micros() - now_us).unwrap_or(0);
-            return Errand::Hold(Duration::from_micros(wait));
-        }
-        if endpoint.failures < health::OPENS_AT {
-            return Errand::Post(Arc::clone(endpoint));
-        }
-        let mut probing = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
-        if probing.insert(endpoint.id.clone()) {
-            Errand::Post(Arc::clone(endpoint))
-        } else {
-            Errand::Hold(LOOK)
-        }
-    }
 }
 
 impl Courier for DeliverWebhooks {
     const KIND: &'static str = store::WORK;
-    type Errand = Errand;
+    /// The endpoint; `None` while it is being deleted, and its rows with it.
+    type Errand = Option<Arc<Endpoint>>;
     type Note = Note;
 
-    async fn prepare(&self, leases: Vec<Lease>) -> Result<Vec<(Lease, Errand)>, LeaseError> {
+    async fn prepare(&self, leases: Vec<Lease>) -> Result<Vec<(Lease, Self::Errand)>, LeaseError> {
         let mut ids: Vec<String> =
             leases.iter().map(|lease| lease.work.queue_name.clone()).collect();
         ids.sort_unstable();
@@ -102,21 +71,16 @@ impl Courier for DeliverWebhooks {
         let endpoints = store::find_many(&self.db, &ids).await?;
         let endpoints: HashMap<String, Arc<Endpoint>> =
             endpoints.into_iter().map(|one| (one.id.to_string(), Arc::new(one))).collect();
-        let now_us = self.db.clock().now().as_micros();
-        let errand = |lease: Lease| {
-            let errand = match endpoints.get(&lease.work.queue_name) {
-                Some(endpoint) => self.errand(endpoint, now_us),
-                None => Errand::Hold(LOOK), // It is being deleted, and its rows with it.
-            };
-            (lease, errand)
+        let endpoint = |lease: Lease| {
+            let endpoint = endpoints.get(&lease.work.queue_name).cloned();
+            (lease, endpoint)
         };
-        Ok(leases.into_iter().map(errand).collect())
+        Ok(leases.into_iter().map(endpoint).collect())
     }
 
-    async fn carry(&self, lease: &Lease, errand: Errand) -> (Outcome, Note) {
-        let endpoint = match errand {
-            Errand::Post(endpoint) => endpoint,
-            Errand::Hold(delay) => return (Outcome::Released { delay }, Note { made: None }),
+    async fn carry(&self, lease: &Lease, endpoint: Self::Errand) -> (Outcome, Note) {
+        let Some(endpoint) = endpoint else {
+            return (Outcome::Released { delay: LOOK }, Note { made: None });
         };
         let (id, at) = (lease.work.id.prefixed("dlv"), self.db.clock().now());
         let (egress, seal) = (&self.egress, self.seal.as_ref());
@@ -140,10 +104,6 @@ impl Courier for DeliverWebhooks {
         health::note(&mut tx, notes).await?;
         keep_events(&mut tx, self.log.as_ref(), &settled).await?;
         tx.commit().await?;
-        let mut probing = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
-        for (endpoint, _) in notes.iter().filter_map(|note| note.made.as_ref()) {
-            probing.remove(&endpoint.id);
-        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Span, Tx, sql};
+use bus::{Span, Tx, sql, work};
 use schemas::Timestamp;
 use serde_json::json;
 use sqlx::Row;
@@ -44,6 +44,8 @@ struct Seen {
     delivered: bool,
     /// Failures since the last success.
     failures: i64,
+    /// When the last of them was begun.
+    last_at_us: i64,
     gone: bool,
     pause: Option<Duration>,
 }
@@ -75,6 +77,7 @@ impl Seen {
             return;
         }
         self.failures += 1;
+        self.last_at_us = self.last_at_us.max(attempt.at.as_micros());
         self.gone |= attempt.is_gone();
         if attempt.is_busy() {
             self.pause = self.pause.max(Some(attempt.pause.unwrap_or(BUSY)));
@@ -86,41 +89,82 @@ async fn recover(tx: &mut Tx, id: &EndpointId) -> Result<(), sqlx::Error> {
     let query = sql("update webhook_endpoint set failures = 0, failing_since_us = null,
             held_until_us = null, warned_percent = 0
          where id = $1 and (failures > 0 or failing_since_us is not null)");
-    tx.execute(query.bind(id.as_str().to_owned())).await.map(|_| ())
+    tx.execute(query.bind(id.as_str().to_owned())).await?;
+    work::widen(tx, store::WORK, id.as_str()).await
+}
+
+/// How an endpoint stood before its failures were counted.
+struct Stood {
+    since_us: i64,
+    failures: i64,
+    warned: i64,
+    held_until_us: i64,
+    disabled: bool,
+}
+
+async fn stood(tx: &mut Tx, id: &EndpointId) -> Result<Option<Stood>, sqlx::Error> {
+    let now_us = tx.clock().now().as_micros();
+    // Writes first, so that whoever else counts waits until this transaction has ended.
+    let query = sql("update webhook_endpoint
+         set failing_since_us = coalesce(failing_since_us, $2) where id = $1
+         returning failing_since_us, failures, warned_percent, coalesce(held_until_us, 0), state")
+    .bind(id.as_str().to_owned())
+    .bind(now_us);
+    Ok(tx.fetch_optional(query).await?.map(|row| Stood {
+        since_us: row.get(0),
+        failures: row.get(1),
+        warned: row.get(2),
+        held_until_us: row.get(3),
+        disabled: row.get::<String, _>(4) == "disabled",
+    }))
 }
 
 async fn count_failures(tx: &mut Tx, id: &EndpointId, seen: &Seen) -> Result<(), sqlx::Error> {
-    let now_us = tx.clock().now().as_micros();
-    let query = sql("update webhook_endpoint set failures = failures + $2,
-            failing_since_us = coalesce(failing_since_us, $3) where id = $1
-         returning failures, failing_since_us, warned_percent, state")
-    .bind(id.as_str().to_owned())
-    .bind(seen.failures)
-    .bind(now_us);
-    let Some(row) = tx.fetch_optional(query).await? else { return Ok(()) };
-    let (failures, since_us, warned): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
-    if row.get::<String, _>(3) == "disabled" {
+    let Some(stood) = stood(tx, id).await? else { return Ok(()) };
+    if stood.disabled {
         return Ok(());
     }
-    let pause = seen.pause.into_iter().chain(breaker_pause(failures)).max();
-    let percent = percent_since(since_us, now_us);
-    let level = WARNINGS.into_iter().find(|level| percent >= *level).unwrap_or(0).max(warned);
-    let until_us = pause.map(|pause| now_us.saturating_add(Span(pause).micros()));
-    let query = sql("update webhook_endpoint set held_until_us = coalesce($2, held_until_us),
-         warned_percent = $3 where id = $1");
-    tx.execute(query.bind(id.as_str().to_owned()).bind(until_us).bind(level)).await?;
+    let now_us = tx.clock().now().as_micros();
+    let failures = failures_after(stood.failures, stood.held_until_us, seen);
+    let opened = if failures > stood.failures { breaker_pause(failures) } else { None };
+    let percent = percent_since(stood.since_us, now_us);
+    let level = WARNINGS.into_iter().find(|level| percent >= *level).unwrap_or(0).max(stood.warned);
+    let pause = seen.pause.into_iter().chain(opened).max();
+    let until_us = pause.map_or(0, |pause| now_us.saturating_add(Span(pause).micros()));
+    let until_us = until_us.max(stood.held_until_us);
+    let query = sql("update webhook_endpoint set failures = $2, held_until_us = $3,
+         warned_percent = $4 where id = $1")
+    .bind(id.as_str().to_owned())
+    .bind(failures)
+    .bind((until_us > 0).then_some(until_us))
+    .bind(level);
+    tx.execute(query).await?;
     if seen.gone {
         return disable(tx, id, "gone").await;
     }
     if percent >= 100 {
         return disable(tx, id, "failing").await;
     }
-    if level > warned {
-        let since = Timestamp::from_micros(since_us);
+    if until_us > stood.held_until_us {
+        let probe = (failures >= OPENS_AT).then_some(1);
+        let until = Timestamp::from_micros(until_us);
+        work::narrow(tx, store::WORK, id.as_str(), until, probe).await?;
+    }
+    if level > stood.warned {
+        let since = Timestamp::from_micros(stood.since_us);
         let data = json!({ "id": id.as_str(), "percent": level, "failing_since": since });
         events::stage(tx, "failing", data);
     }
     Ok(())
+}
+
+/// Failures in a row, the new ones included. Of those that were under way when the breaker opened
+/// none makes its pause longer, and of one batch only one does.
+fn failures_after(before: i64, held_until_us: i64, seen: &Seen) -> i64 {
+    if before < OPENS_AT {
+        return (before + seen.failures).min(OPENS_AT);
+    }
+    before + i64::from(seen.last_at_us >= held_until_us)
 }
 
 /// How long an endpoint is left alone after so many failures in a row.
@@ -148,6 +192,15 @@ mod tests {
         assert_eq!(breaker_pause(10), Some(Duration::from_secs(1)));
         assert_eq!(breaker_pause(13), Some(Duration::from_secs(8)));
         assert_eq!(breaker_pause(1_000), Some(PAUSE_MAX));
+    }
+
+    #[test]
+    fn failures_that_were_under_way_when_the_breaker_opened_do_not_count() {
+        let seen = |failures, last_at_us| Seen { failures, last_at_us, ..Seen::default() };
+        assert_eq!(failures_after(0, 0, &seen(3, 1)), 3);
+        assert_eq!(failures_after(3, 0, &seen(40, 1)), OPENS_AT);
+        assert_eq!(failures_after(OPENS_AT, 100, &seen(9, 99)), OPENS_AT);
+        assert_eq!(failures_after(OPENS_AT, 100, &seen(9, 100)), OPENS_AT + 1);
     }
 
     #[test]

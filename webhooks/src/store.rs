@@ -163,11 +163,18 @@ pub async fn create(tx: &mut Tx, new: &Endpoint, by: &str) -> Result<(), sqlx::E
 }
 
 /// Writes a changed endpoint, whose `version` is that before the change; the answer is whether that
-/// was still so. A change ends what was counted against the endpoint.
+/// was still so; if not, `tx` is to be rolled back. Without a `failing_since`, what was counted
+/// against the endpoint is forgotten.
 ///
 /// # Errors
 /// Those of the database.
 pub async fn update(tx: &mut Tx, to: &Endpoint, by: &str) -> Result<bool, sqlx::Error> {
+    // The queue first, the endpoint last, as settlements lock them: so no two wait for each other.
+    let queue = work::define(tx, WORK, to.id.as_str(), &to.manner.policy(), &[]).await?;
+    work::set_paused(tx, queue, to.disabled_reason.is_some()).await?;
+    if to.failing_since.is_none() {
+        work::widen(tx, WORK, to.id.as_str()).await?;
+    }
     let query = sql("update webhook_endpoint set url = $2, types = $3, filter = $4,
             description = $5, tenant = $6, headers = $7, secrets = $8, manner = $9, metadata = $10,
             state = $11, disabled_reason = $12, public_keys = $13, version = version + 1,
@@ -186,8 +193,6 @@ pub async fn update(tx: &mut Tx, to: &Endpoint, by: &str) -> Result<bool, sqlx::
     if tx.execute(query).await?.rows_affected() == 0 {
         return Ok(false);
     }
-    let queue = work::define(tx, WORK, to.id.as_str(), &to.manner.policy(), &[]).await?;
-    work::set_paused(tx, queue, to.disabled_reason.is_some()).await?;
     touch(tx).await?;
     Ok(true)
 }
@@ -197,6 +202,7 @@ pub async fn update(tx: &mut Tx, to: &Endpoint, by: &str) -> Result<bool, sqlx::
 /// # Errors
 /// Those of the database.
 pub async fn delete(tx: &mut Tx, id: &EndpointId) -> Result<(), sqlx::Error> {
+    work::delete_queue(tx, WORK, id.as_str()).await?;
     for text in [
         "delete from webhook_attempt where delivery in
              (select id from webhook_delivery where endpoint = $1)",
@@ -205,7 +211,6 @@ pub async fn delete(tx: &mut Tx, id: &EndpointId) -> Result<(), sqlx::Error> {
     ] {
         tx.execute(sql(text).bind(id.as_str().to_owned())).await?;
     }
-    work::delete_queue(tx, WORK, id.as_str()).await?;
     touch(tx).await
 }
 

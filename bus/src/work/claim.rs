@@ -325,7 +325,7 @@ fn opens_at(queue: &QueueInfo, limits: &HashMap<String, Limit>, rows: i64, now_u
     let open = |name: &String| {
         let mut limit = limits.get(name)?.clone();
         limit.take(rows, now_us);
-        (limit.allows(now_us) == 0).then(|| limit.opens_at_us().unwrap_or(NEVER_US))
+        (limit.allows(now_us) == 0).then(|| limit.opens_at_us(now_us).unwrap_or(NEVER_US))
     };
     queue.limits.iter().filter_map(open).max().unwrap_or(now_us)
 }

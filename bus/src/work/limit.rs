@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use schemas::Timestamp;
 use sqlx::Row;
 
 use crate::db::{built, sql};
@@ -31,17 +32,52 @@ pub async fn define_limit(tx: &mut Tx, name: &str, limit: &SharedLimit) -> Resul
             arrival_ns: 0,
         },
         SharedLimit::Concurrency(max) => {
-            Limit::Concurrency { name, max: i64::from(*max), in_flight: 0 }
+            Limit::Concurrency { name, max: i64::from(*max), in_flight: 0, closed_until_us: 0 }
         }
     };
     limit.define(tx).await
+}
+
+/// Narrows the concurrency of the queue `kind`/`name`, which must have a limit of it: nothing starts
+/// before `until`, and from then on `at_once` at a time, as the policy says when `None`. Another
+/// policy does not end it; [`widen`] does.
+///
+/// # Errors
+/// Those of the database.
+pub async fn narrow(
+    tx: &mut Tx,
+    kind: &str,
+    name: &str,
+    until: Timestamp,
+    at_once: Option<u32>,
+) -> Result<(), sqlx::Error> {
+    let query =
+        sql("update work_limit set closed_until_us = $2, narrowed_max = $3 where name = $1")
+            .bind(Limit::concurrency_name(&format!("{kind}/{name}")))
+            .bind(until.as_micros())
+            .bind(at_once.map(i64::from));
+    tx.execute(query).await.map(|_| ())
+}
+
+/// Ends what [`narrow`] began.
+///
+/// # Errors
+/// Those of the database.
+pub async fn widen(tx: &mut Tx, kind: &str, name: &str) -> Result<(), sqlx::Error> {
+    let queue = sql("update work_queue set next_due_us = 0 where kind = $1 and name = $2");
+    tx.execute(queue.bind(kind.to_owned()).bind(name.to_owned())).await?;
+    let limit =
+        sql("update work_limit set closed_until_us = 0, narrowed_max = null where name = $1");
+    tx.execute(limit.bind(Limit::concurrency_name(&format!("{kind}/{name}")))).await?;
+    tx.wake(crate::signals::WORK);
+    Ok(())
 }
 
 /// One limit as it stands in `work_limit`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Limit {
     Rate { name: String, interval_ns: i64, burst: i64, arrival_ns: i64 },
-    Concurrency { name: String, max: i64, in_flight: i64 },
+    Concurrency { name: String, max: i64, in_flight: i64, closed_until_us: i64 },
 }
 
 impl Limit {
@@ -57,6 +93,7 @@ impl Limit {
             name: Limit::concurrency_name(base),
             max: i64::from(max),
             in_flight: 0,
+            closed_until_us: 0,
         });
         rate.into_iter().chain(concurrency).collect()
     }
@@ -85,6 +122,7 @@ impl Limit {
                 let ahead = (arrival_ns - now).clamp(0, span);
                 (span - ahead) / interval_ns
             }
+            Limit::Concurrency { closed_until_us, .. } if *closed_until_us > now_us => 0,
             Limit::Concurrency { max, in_flight, .. } => (max - in_flight).max(0),
         }
     }
@@ -103,13 +141,15 @@ impl Limit {
     }
 
     /// When at least one more may start; `None` while only an ending can tell.
-    pub(super) fn opens_at_us(&self) -> Option<i64> {
+    pub(super) fn opens_at_us(&self, now_us: i64) -> Option<i64> {
         match self {
             Limit::Rate { interval_ns, burst, arrival_ns, .. } => {
                 let span = interval_ns.saturating_mul(*burst);
                 Some((arrival_ns - span + interval_ns) / 1_000 + 1)
             }
-            Limit::Concurrency { .. } => None,
+            Limit::Concurrency { closed_until_us, .. } => {
+                (*closed_until_us > now_us).then_some(*closed_until_us)
+            }
         }
     }
 
@@ -144,6 +184,7 @@ impl Limit {
                 name,
                 max: row.get::<Option<i64>, _>(4).unwrap_or(i64::MAX),
                 in_flight: row.get(5),
+                closed_until_us: row.get(6),
             },
         }
     }
@@ -161,7 +202,8 @@ pub(super) async fn load(
     let mut limits = HashMap::new();
     for chunk in bulk::chunks(&names) {
         let mut query = built(format!(
-            "select name, interval_ns, burst, arrival_ns, concurrent_max, in_flight
+            "select name, interval_ns, burst, arrival_ns,
+                 coalesce(narrowed_max, concurrent_max), in_flight, closed_until_us
              from work_limit where name in ({}) order by name{lock}",
             bulk::list(1, chunk.len())
         ));
@@ -254,7 +296,15 @@ mod tests {
         assert_eq!(limit.allows(1_001_000), 1);
         assert_eq!(limit.allows(1_002_500), 2);
         assert_eq!(limit.allows(9_000_000), 5);
-        assert_eq!(limit.opens_at_us(), Some(1_001_001));
+        assert_eq!(limit.opens_at_us(1_003_000), Some(1_001_001));
+    }
+
+    #[test]
+    fn what_is_closed_opens_at_its_time_and_not_wider_than_it_is() {
+        let limit =
+            Limit::Concurrency { name: "c".into(), max: 1, in_flight: 0, closed_until_us: 5_000 };
+        assert_eq!((limit.allows(4_999), limit.opens_at_us(4_999)), (0, Some(5_000)));
+        assert_eq!((limit.allows(5_000), limit.opens_at_us(5_000)), (1, None));
     }
 
     #[test]
