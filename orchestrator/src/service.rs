@@ -33,7 +33,7 @@
 //!     }
 //! }
 //!
-//! # async fn run(db: sqlx::AnyPool, nats: async_nats::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn run(db: sqlx::AnyPool, nats: async_nats::Client) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! Service::new(db, Stock).await?.serve_nats(nats, "stock").await?;
 //! # Ok(())
 //! # }

@@ -42,6 +42,9 @@ pub use command::{Finished, skald};
 mod eventually;
 pub use eventually::{DEADLINE, eventually, eventually_within};
 
+mod shifted_clock;
+pub use shifted_clock::ShiftedClock;
+
 mod seed;
 pub use seed::seed;
 

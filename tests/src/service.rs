@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::process::Process;
@@ -45,6 +46,16 @@ impl Service {
     pub fn kill_9(&mut self) {
         self.process.kill_9();
         self.deaths += 1;
+    }
+
+    /// Stops it where it stands, until [`Service::resume`].
+    pub fn pause(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.process.signal(Signal::CONT);
     }
 
     /// Starts it again on the same books.

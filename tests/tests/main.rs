@@ -2,6 +2,7 @@
 //! sagas between processes, and the tidiness of the house.
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test right there")]
 
+mod chaos;
 mod cli;
 mod crash;
 mod examples;
