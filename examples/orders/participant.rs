@@ -1,7 +1,9 @@
 //! A participant of sagas in Rust, over HTTP and NATS: a service with books of its own, in SQLite.
 //!
-//!     cargo run -p skald-orchestrator --example participant -- 9000 books.db
-//!     cargo run -p skald-orchestrator --example participant -- 9000 books.db nats://127.0.0.1:4222 stock
+//! ```sh
+//! cargo run -p skald-orchestrator --example participant -- 9000 books.db
+//! cargo run -p skald-orchestrator --example participant -- 9000 books.db nats://127.0.0.1:4222 stock
+//! ```
 //!
 //! `POST /ANYTHING`, and any command to the name, does something for a step. It refuses what has
 //! `sold_out` in its body. `GET /` answers the books.

@@ -118,12 +118,8 @@ impl StartSagas {
 
     /// Leaves an input for every saga that waits for one of the events.
     async fn hand_over(&self, events: &[Arc<Recorded>], tx: &mut Tx) -> Result<(), Failure> {
-        let waited = tx
-            .fetch_all(bus::sql("select distinct definition, version, step from saga_wait"))
-            .await?;
         let mut kept = Vec::new();
-        for row in &waited {
-            let (name, version, step): (String, i64, String) = (row.get(0), row.get(1), row.get(2));
+        for (name, version, step) in store::steps_that_wait(tx).await? {
             let Some(definition) = self.definitions.version(&name, version).await? else {
                 continue;
             };

@@ -61,7 +61,7 @@ use crate::transition::Operation;
 ///
 /// An undo that wants another receipt than its step gives does not compile:
 ///
-/// ```compile_fail,E0271
+/// ```compile_fail,E0631
 /// # use orchestrator::{Call, RustSaga, StepError, Steps, Undo, undo};
 /// # use std::sync::Arc;
 /// # struct BookTrip;

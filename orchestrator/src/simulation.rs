@@ -69,9 +69,13 @@ pub trait Fate {
     fn jitter(&mut self) -> f64 {
         0.5
     }
-    /// Whether a person cancels the saga now.
-    fn cancels(&mut self) -> bool {
-        false
+    /// Whether a person does something to the saga now.
+    fn command(&mut self) -> Option<Command> {
+        None
+    }
+    /// How far the clock jumps ahead before the next input; it never runs back.
+    fn jump_us(&mut self) -> i64 {
+        0
     }
 }
 
@@ -137,6 +141,20 @@ impl<'f> Simulation<'f> {
         }
     }
 
+    /// Steps that are named here answer with these outputs, all others with their own name as `id`;
+    /// signals and events with nothing.
+    #[must_use]
+    pub fn with_outputs(mut self, outputs: BTreeMap<String, Value>) -> Simulation<'f> {
+        self.books.outputs = outputs;
+        self
+    }
+
+    /// What went wrong, if anything did.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        self.state.as_ref()?.error.as_deref()
+    }
+
     /// Runs it to its end, a person settling what is stuck.
     ///
     /// # Errors
@@ -197,6 +215,7 @@ impl<'f> Simulation<'f> {
         if self.state.is_none() {
             self.restore()?;
         }
+        self.now_us += self.fate.jump_us();
         let moment = Moment { at_us: self.now_us, jitter: self.fate.jitter() };
         let Some(mut state) = self.state.take() else { return Ok(()) };
         let plan = match planner::take(&mut state, &input, moment) {
@@ -233,9 +252,9 @@ impl<'f> Simulation<'f> {
         if self.fate.dies(true) {
             return self.restart();
         }
-        if self.fate.cancels() {
+        if let Some(command) = self.fate.command() {
             let by = "somebody".to_owned();
-            self.send(Input::Operator { command: Command::Cancel { reason: None }, by }, 1);
+            self.send(Input::Operator { command, by }, 1);
         }
         self.ask()
     }
@@ -282,13 +301,13 @@ impl<'f> Simulation<'f> {
             let asked =
                 RequestId { step: step_name.clone(), operation: Operation::Action, round: 0 };
             if waiting && self.in_flight.insert(asked) {
+                let given = self.books.outputs.get(&step_name).cloned();
+                let body = given.unwrap_or_else(|| json!({}));
                 match &step.action {
                     Action::Signal { name, .. } => {
-                        waits.push(Input::Signal { name: name.clone(), body: json!({}) });
+                        waits.push(Input::Signal { name: name.clone(), body });
                     }
-                    Action::Event(_) => {
-                        waits.push(Input::Event { step: step_name, data: json!({}) });
-                    }
+                    Action::Event(_) => waits.push(Input::Event { step: step_name, data: body }),
                     _ => {}
                 }
             }

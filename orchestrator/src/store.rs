@@ -428,3 +428,64 @@ pub(crate) async fn taken(tx: &mut Tx, kept: &[(i64, Option<String>)]) -> Result
     }
     Ok(())
 }
+
+/// An event that a saga waits for.
+pub(crate) struct EventWait {
+    pub(crate) definition: String,
+    pub(crate) version: i64,
+    pub(crate) step: String,
+    pub(crate) key: String,
+    pub(crate) saga: String,
+}
+
+/// Says what these sagas wait for now, instead of what they waited for before.
+pub(crate) async fn wait_for_events(
+    tx: &mut Tx,
+    sagas: &[String],
+    waits: &[EventWait],
+) -> Result<(), sqlx::Error> {
+    for chunk in bulk::chunks(sagas) {
+        let list = bulk::list(1, chunk.len());
+        let mut query = built(format!("delete from saga_wait where saga in ({list})"));
+        for saga in chunk {
+            query = query.bind(saga.clone());
+        }
+        tx.execute(query).await?;
+    }
+    for chunk in bulk::chunks(waits) {
+        let mut query = built(format!(
+            "insert into saga_wait (definition, version, step, key, saga) values {}
+             on conflict do nothing",
+            bulk::rows(tx.dialect(), chunk.len(), 5)
+        ));
+        for wait in chunk {
+            query = query
+                .bind(wait.definition.clone())
+                .bind(wait.version)
+                .bind(wait.step.clone())
+                .bind(wait.key.clone())
+                .bind(wait.saga.clone());
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
+}
+
+/// The steps, with definition and version, at which sagas wait for events. One look at the index for
+/// each, however many sagas wait there: a `distinct` would read them all.
+pub(crate) async fn steps_that_wait(
+    tx: &mut Tx,
+) -> Result<Vec<(String, i64, String)>, sqlx::Error> {
+    let mut found: Vec<(String, i64, String)> = Vec::new();
+    loop {
+        let (definition, version, step) = found.last().cloned().unwrap_or_default();
+        let query = sql("select definition, version, step from saga_wait
+             where (definition, version, step) > ($1, $2, $3)
+             order by definition, version, step limit 1")
+        .bind(definition)
+        .bind(version)
+        .bind(step);
+        let Some(row) = tx.fetch_optional(query).await? else { return Ok(found) };
+        found.push((row.get(0), row.get(1), row.get(2)));
+    }
+}

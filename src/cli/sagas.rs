@@ -5,6 +5,7 @@ mod timeline;
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -45,6 +46,9 @@ enum Action {
         /// The input of the saga, JSON.
         #[arg(long, default_value = "{}")]
         input: String,
+        /// What steps answer with, JSON: `{"charge": {"id": 7}}` [default: their name as `id`].
+        #[arg(long, default_value = "{}")]
+        outputs: String,
     },
     /// Register the definition in a file.
     Register {
@@ -156,7 +160,10 @@ pub(super) async fn run(args: SagasArgs, output: &Output) -> Result<(), Stop> {
     match args.action {
         Action::Check { file } => file::check(&file, output),
         Action::Draw { file, format } => file::draw(&file, format, output),
-        Action::Walk { file, input } => file::walk(&file, &json_of(&input)?, output),
+        Action::Walk { file, input, outputs } => {
+            let outputs = serde_json::from_value(json_of(&outputs)?).context("reading --outputs");
+            file::walk(&file, &json_of(&input)?, &outputs.map_err(Stop::start)?, output)
+        }
         action => on_server(&args.server.client()?, action, output).await,
     }
 }

@@ -1,7 +1,5 @@
 //! What is well written and still cannot work.
 
-use std::collections::HashMap;
-
 use schemas::Faults;
 
 use super::members::{is_near, told};
@@ -32,13 +30,6 @@ fn subjects(definition: &Definition, faults: &mut Faults) {
 }
 
 fn names(definition: &Definition, faults: &mut Faults) {
-    let mut first: HashMap<&str, usize> = HashMap::new();
-    for step in &definition.steps {
-        if let Some(line) = first.insert(&step.name, step.line) {
-            let known = if line == 0 { String::new() } else { format!(", first on line {line}") };
-            at(faults, step, "/step", &format!("the name `{}` is there twice{known}", step.name));
-        }
-    }
     // Items of a `for_each` are called `<step>.<index>`.
     for step in definition.steps.iter().filter(|step| step.for_each.is_some()) {
         for other in &definition.steps {

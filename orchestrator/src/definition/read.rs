@@ -1,5 +1,6 @@
 //! Makes a definition of a document.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use http::{HeaderName, Method};
@@ -58,7 +59,7 @@ pub(super) fn definition(node: &Node, faults: &mut Faults) -> Option<Definition>
             false
         }
     };
-    let mut reader = Reader { steps: Vec::new(), faults };
+    let mut reader = Reader { steps: Vec::new(), names: HashMap::new(), faults };
     let steps = members.take("steps");
     let body = match steps.map(|node| (&node.tree, node)) {
         Some((Tree::List(items), _)) if !items.is_empty() => reader.sequence(items, "/steps"),
@@ -107,6 +108,8 @@ fn start(members: &mut Members<'_>, faults: &mut Faults) -> Option<Start> {
 
 struct Reader<'f> {
     steps: Vec<Step>,
+    /// Names of steps, those at fault too, and their lines.
+    names: HashMap<Name, usize>,
     faults: &'f mut Faults,
 }
 
@@ -148,6 +151,13 @@ impl Reader<'_> {
             members.take("step");
             None
         };
+        if let Some(name) = &name
+            && let Some(first) = self.names.insert(name.clone(), line)
+        {
+            let known = if first == 0 { String::new() } else { format!(", first on line {first}") };
+            let detail = format!("the name `{name}` is there twice{known}");
+            told(faults, &format!("{path}/step"), line, &detail);
+        }
         let when = members.template("when", faults);
         let items = members.template("for_each", faults);
         let line_of_limit = members.line_of("max_concurrent");

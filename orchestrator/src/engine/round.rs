@@ -250,6 +250,7 @@ impl Driver {
         }
         let mut marks: HashMap<(Status, i64, bool), Vec<String>> = HashMap::new();
         let mut kept = Vec::new();
+        let (mut waiting, mut waits) = (Vec::new(), Vec::new());
         let mut touched: Vec<String> = work.touched.iter().cloned().collect();
         touched.sort_unstable();
         for saga in &touched {
@@ -282,7 +283,8 @@ impl Driver {
                 (hot.row.status, hot.row.wake_us) = (status, wake_us);
             }
             if moved && hot.state.start.definition.waits_for_events() {
-                write_waits(tx, hot).await?;
+                waiting.push(saga.clone());
+                waits.extend(waits_of(hot));
             }
             cancel_children(hot, &mut kept);
             let rests = wake_us != UNDER_WAY && wake_us > now.saturating_add(SHORT_US);
@@ -301,6 +303,7 @@ impl Driver {
         for ((status, wake_us, ended), ids) in marks {
             store::mark(tx, &ids, status, wake_us, ended.then_some(now)).await?;
         }
+        store::wait_for_events(tx, &waiting, &waits).await?;
         if !work.rested.is_empty() {
             tx.wake(signals::SAGA_ENDED);
         }
@@ -502,25 +505,18 @@ fn cancel_children(hot: &mut Hot, kept: &mut Vec<Kept>) {
 }
 
 /// Which events a saga waits for.
-async fn write_waits(tx: &mut Tx, hot: &Hot) -> Result<(), sqlx::Error> {
-    let query = bus::sql("delete from saga_wait where saga = $1").bind(hot.row.id.clone());
-    tx.execute(query).await?;
+fn waits_of(hot: &Hot) -> Vec<store::EventWait> {
     if hot.state.status != Status::Running {
-        return Ok(());
+        return Vec::new();
     }
-    for (step, key) in hot.state.event_waits() {
-        let query = bus::sql(
-            "insert into saga_wait (definition, version, step, key, saga)
-             values ($1, $2, $3, $4, $5) on conflict do nothing",
-        )
-        .bind(hot.row.definition.clone())
-        .bind(hot.row.version)
-        .bind(step)
-        .bind(key)
-        .bind(hot.row.id.clone());
-        tx.execute(query).await?;
-    }
-    Ok(())
+    let wait = |(step, key)| store::EventWait {
+        definition: hot.row.definition.clone(),
+        version: hot.row.version,
+        step,
+        key,
+        saga: hot.row.id.clone(),
+    };
+    hot.state.event_waits().into_iter().map(wait).collect()
 }
 
 /// An answer on its way over the database.

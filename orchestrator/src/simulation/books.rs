@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::request::{Answer, Request};
 use crate::transition::Operation;
@@ -10,6 +10,8 @@ use crate::transition::Operation;
 /// The books of all participants, by step.
 #[derive(Debug, Default)]
 pub struct Books {
+    /// What steps answer with, where it is not only their name.
+    pub(super) outputs: BTreeMap<String, Value>,
     accounts: BTreeMap<String, Account>,
 }
 
@@ -37,7 +39,9 @@ impl Books {
         if let Some(known) = account.answers.get(&key) {
             return known.clone();
         }
-        let done = Answer::Done(json!({ "id": request.step }));
+        let step = request.step.split('.').next().unwrap_or_default();
+        let output = self.outputs.get(step).cloned();
+        let done = Answer::Done(output.unwrap_or_else(|| json!({ "id": request.step })));
         let answer = match request.operation {
             Operation::Action if barrier && account.blocked => {
                 Answer::Refused("its undo came first".to_owned())

@@ -1,6 +1,6 @@
 //! The exhaustive fault walk: every fault at every step and every undo, one run each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -33,6 +33,8 @@ pub struct Ending {
     pub ended: Result<Status, Broken>,
     /// Whether a person had to settle something.
     pub was_stuck: bool,
+    /// What went wrong in the saga, if anything did.
+    pub error: Option<String>,
 }
 
 /// A fault at one place, and a refusal that makes the rest unwind.
@@ -69,21 +71,27 @@ impl Fate for At<'_> {
     }
 }
 
-/// Runs every fault at every step, and at every undo that the refusal of a later step brings about.
+/// Runs every fault at every step, whose stubs answer with `outputs` where they are named there, and at every undo that the refusal of a later step brings about.
 #[must_use]
-pub fn walk(definition: &Arc<Definition>, input: &Value) -> Vec<Ending> {
+pub fn walk(
+    definition: &Arc<Definition>,
+    input: &Value,
+    outputs: &BTreeMap<String, Value>,
+) -> Vec<Ending> {
     let mut endings = Vec::new();
     let mut run = |step: &str, operation, fault, always, refused: Option<&str>| {
         let asked = BTreeSet::new();
         let mut fate = At { step, operation, fault, always, refused, asked, crashed: false };
         let mut simulation =
-            Simulation::new(Arc::clone(definition), input.clone(), true, &mut fate);
+            Simulation::new(Arc::clone(definition), input.clone(), true, &mut fate)
+                .with_outputs(outputs.clone());
         let ended = simulation.run();
         let stuck = |(_, entry): &(i64, _)| matches!(entry, crate::Transition::Stuck { .. });
         let was_stuck = simulation.journal().iter().any(stuck);
+        let error = simulation.error().map(str::to_owned);
         let asked = fate.asked;
         let step = (fault != Fault::None).then(|| step.to_owned());
-        endings.push(Ending { step, operation, fault, always, ended, was_stuck });
+        endings.push(Ending { step, operation, fault, always, ended, was_stuck, error });
         asked
     };
     let actions = run("", Operation::Action, Fault::None, false, None);

@@ -38,6 +38,7 @@ fn all_faults_are_told_at_once_with_line_and_path() {
         "saga: x\nsteps:\n  - step: a\n    psot: http://x\n  - step: a\n    post: http://x\n    undo: { post: http://x }\n  - step: b\n    post: http://x\n    timeout: soon\n  - step: c\n    post: 5\n    undo: { sleep: 1s }\nlost: 1\n",
         &[
             "/steps/0: line 3: says nothing to do",
+            "/steps/1/step: line 5: the name `a` is there twice, first on line 3",
             "/steps/0/psot: line 4: `psot` is unknown here, did you mean `post`?",
             "/steps/2/timeout: line 10",
             "/steps/2: line 8: `undo` is missing",

@@ -3,6 +3,7 @@
 
 mod barriers;
 mod definitions;
+mod mistakes;
 mod random_runs;
 mod rust_sagas;
 mod walks;

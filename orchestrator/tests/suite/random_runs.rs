@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use orchestrator::planner::Command;
 use orchestrator::simulation::{Fate, Fault, Point, Simulation};
 use orchestrator::{Definition, Status, Transition};
 use serde_json::json;
@@ -35,7 +36,7 @@ impl Dice {
 struct RandomFate {
     dice: Dice,
     trouble: u64,
-    cancels: bool,
+    meddles: bool,
 }
 
 impl Fate for RandomFate {
@@ -63,8 +64,21 @@ impl Fate for RandomFate {
         self.dice.below(1_000) as f64 / 1_000.0
     }
 
-    fn cancels(&mut self) -> bool {
-        self.cancels && self.dice.percent(10)
+    fn command(&mut self) -> Option<Command> {
+        if !self.meddles || !self.dice.percent(10) {
+            return None;
+        }
+        let reason = "it seemed right".to_owned();
+        Some(match self.dice.below(3) {
+            0 => Command::Cancel { reason: None },
+            1 => Command::Retry { reason: Some(reason) },
+            _ => Command::Compensate { reason },
+        })
+    }
+
+    /// Now and then an hour: past every timeout and deadline.
+    fn jump_us(&mut self) -> i64 {
+        if self.dice.percent(self.trouble / 20) { 3_600_000_000 } else { 0 }
     }
 }
 
@@ -147,8 +161,8 @@ fn run(seed: u64) -> (Status, bool) {
         .unwrap_or_else(|faults| panic!("SKALD_SEED={seed}\n{source}\n{faults}"));
     let barrier = dice.percent(70);
     let trouble = [0, 10, 30, 50][usize::try_from(dice.below(4)).unwrap_or(0)];
-    let cancels = dice.percent(20);
-    let mut fate = RandomFate { dice, trouble, cancels };
+    let meddles = dice.percent(20);
+    let mut fate = RandomFate { dice, trouble, meddles };
     let input = json!({"no": false, "items": [1, 2, 3]});
     let mut simulation = Simulation::new(Arc::new(definition), input, barrier, &mut fate);
     let status =

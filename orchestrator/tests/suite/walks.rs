@@ -11,7 +11,7 @@ use super::PLACE_ORDER;
 
 fn walked(source: &str, input: &Value) -> Vec<Ending> {
     let definition = Definition::of_yaml(source).unwrap_or_else(|faults| panic!("{faults}"));
-    let endings = walk(&Arc::new(definition), input);
+    let endings = walk(&Arc::new(definition), input, &BTreeMap::new());
     for ending in &endings {
         if let Err(broken) = &ending.ended {
             let Ending { step, operation, fault, always, .. } = ending;

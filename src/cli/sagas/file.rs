@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use orchestrator::simulation::{self, Ending, Fault};
-use orchestrator::{Definition, Operation, draw};
+use orchestrator::{Definition, Operation, Status, draw};
 use serde_json::{Value, json};
 
 use super::Drawing;
-use crate::cli::output::{cell, state};
+use crate::cli::output::{cell, printable, state};
 use crate::cli::{Output, Stop};
 
 /// Reads a definition; every fault is told at once, with line and path.
@@ -47,9 +47,17 @@ pub(super) fn draw(file: &Path, format: Drawing, output: &Output) -> Result<(), 
 }
 
 /// Runs every fault, and tells how each run ended.
-pub(super) fn walk(file: &Path, input: &Value, output: &Output) -> Result<(), Stop> {
+pub(super) fn walk(
+    file: &Path,
+    input: &Value,
+    outputs: &BTreeMap<String, Value>,
+    output: &Output,
+) -> Result<(), Stop> {
     let definition = Arc::new(read(file)?);
-    let endings = simulation::walk(&definition, input);
+    if let Some(name) = outputs.keys().find(|name| definition.step(name).is_none()) {
+        return Err(Stop::start(anyhow::anyhow!("there is no step `{name}` to have an output")));
+    }
+    let endings = simulation::walk(&definition, input, outputs);
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut rows = Vec::new();
     let mut values = Vec::new();
@@ -71,6 +79,11 @@ pub(super) fn walk(file: &Path, input: &Value, output: &Output) -> Result<(), St
         output.table(&["STEP", "FAULT", "ENDED", ""], rows)?;
         let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{n} {name}")).collect();
         output.line(&format!("{} runs: {}", endings.len(), counts.join(", ")))?;
+        let plain = endings.first().filter(|ending| !matches!(ending.ended, Ok(Status::Completed)));
+        if let Some(error) = plain.and_then(|ending| ending.error.as_ref()) {
+            let hint = "give the stubs what it reads with --input and --outputs";
+            output.line(&printable(&format!("without any fault: {error} ({hint})")))?;
+        }
     }
     if endings.iter().any(|ending| ending.ended.is_err()) {
         return Err(Stop::Told);

@@ -30,9 +30,7 @@ async fn files_are_checked_drawn_and_walked() {
     let file = |name: &str, text: &str| {
         std::fs::write(house.folder().join(name), text).unwrap();
     };
-    // The stubs of a walk know of no member `by` of a signal.
-    let good = definition(&p);
-    file("good.yaml", good.split("output").next().unwrap());
+    file("good.yaml", &definition(&p));
     file(
         "bad.yaml",
         "saga: x\nsteps:\n  - step: a\n    psot: http://x\n  - step: a\n    sleep: soon\n",
@@ -42,17 +40,25 @@ async fn files_are_checked_drawn_and_walked() {
     let bad = here(&["sagas", "check", "bad.yaml"]).await;
     assert_ne!(bad.code, Some(0));
     let told = format!("{}{}", bad.stdout, bad.stderr);
-    for wanted in ["line 4", "did you mean `post`", "line 6", "/steps/1/sleep"] {
+    for wanted in ["line 4", "did you mean `post`", "line 6", "is there twice, first on line 3"] {
         assert!(told.contains(wanted), "{wanted}: {told}");
     }
     let svg = here(&["sagas", "draw", "good.yaml"]).await.ok().stdout;
     assert!(svg.starts_with("<svg") && svg.contains("charge") && svg.contains("approve"), "{svg}");
     let text = here(&["sagas", "draw", "good.yaml", "--format", "mermaid"]).await.ok().stdout;
     assert!(text.contains("flowchart") && text.contains("charge"), "{text}");
-    let walked = here(&["sagas", "walk", "good.yaml", "--input", r#"{"how":"x"}"#]).await.ok();
-    for ending in ["completed", "compensated"] {
-        assert!(walked.stdout.contains(ending), "{walked:?}");
+    let walk = ["sagas", "walk", "good.yaml", "--input", r#"{"how":"x"}"#];
+    let walked = here(&walk).await.ok().stdout;
+    assert!(
+        walked.contains("without any fault: output") && walked.contains("--outputs"),
+        "{walked}"
+    );
+    let outputs = [&walk[..], &["--outputs", r#"{"approve":{"by":"ann"}}"#]].concat();
+    let walked = here(&outputs).await.ok().stdout;
+    for ending in [" completed", " compensated"] {
+        assert!(walked.contains(ending), "{walked}");
     }
+    assert!(!walked.contains("without any fault"), "{walked}");
 }
 
 #[tokio::test]

@@ -1,0 +1,115 @@
+//! The database goes away for half a minute, and a node for longer than its lease, in the middle of
+//! hundreds of sagas.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+use skald_tests::{Client, House, Nats, Participant, Postgres, Setup, eventually_within};
+
+const SAGAS: usize = 200;
+const KEY: &str = "sk_away_0123456789abcdefghij";
+
+struct Site {
+    nodes: Vec<House>,
+    postgres: Postgres,
+    _nats: Nats,
+    _folder: tempfile::TempDir,
+}
+
+async fn site(count: usize) -> Site {
+    let (nats, postgres) = (Nats::start(1).await, Postgres::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    let mut nodes = Vec::new();
+    for n in 0..count {
+        let setup = Setup::serve(&folder.path().join(format!("node-{n}")), KEY)
+            .environment("SKALD_LOG__URL", nats.url())
+            .environment("SKALD_DATABASE__URL", postgres.url())
+            .environment("SKALD_SECURITY__ADMIN_KEY", KEY)
+            .environment("SKALD_SAGAS__ALLOW_PRIVATE_NETWORKS", "127.0.0.0/8");
+        nodes.push(setup.start().await);
+    }
+    Site { nodes, postgres, _nats: nats, _folder: folder }
+}
+
+/// Starts sagas of four slow steps, every third of which is refused at the last.
+async fn start_all(client: &Client, p: &Participant) -> Vec<String> {
+    let step = |name: &str, path: &str| {
+        format!(
+            "  - {{ step: {name}, post: '{}', undo: {{ post: '{}' }} }}\n",
+            p.url(path),
+            p.url("/u")
+        )
+    };
+    let text = format!(
+        "saga: s\nsteps:\n{}{}{}{}",
+        step("a", "/slow/400"),
+        step("b", "/slow/400"),
+        step("c", "/slow/400"),
+        step("d", "/{{ input.last }}")
+    );
+    let call = client.call(Method::PUT, "/v1/sagas/definitions/s");
+    call.typed("application/yaml", text).send().await.check(201);
+    let ids: Vec<String> = (0..SAGAS).map(|n| format!("s{n}")).collect();
+    let start = async |n: usize| {
+        let last = if n.is_multiple_of(3) { "refuse" } else { "x" };
+        let body = json!({"definition": "s", "id": ids[n], "input": {"last": last}});
+        client.post("/v1/sagas", body).await.check(201);
+    };
+    futures::future::join_all((0..SAGAS).map(start)).await;
+    ids
+}
+
+async fn assert_all_end(client: &Client, p: &Participant, ids: &[String]) {
+    eventually_within(Duration::from_secs(90), "all sagas end", async || {
+        let body = json!({"ids": ids, "timeout": "5s"});
+        let waited = client.call(Method::POST, "/v1/wait").json(&body).try_send().await.ok()?;
+        let ended = waited.status.is_success() && waited.json_of(200)["pending"] == json!([]);
+        ended.then_some(())
+    })
+    .await;
+    let effects = p.effects();
+    for (n, id) in ids.iter().enumerate() {
+        let saga: Value = client.get(&format!("/v1/sagas/{id}")).await.json_of(200);
+        let completes = !n.is_multiple_of(3);
+        assert_eq!(saga["status"], if completes { "completed" } else { "compensated" });
+        for step in ["a", "b", "c", "d"] {
+            let effect = effects.get(&(id.clone(), step.to_owned())).copied().unwrap_or(0);
+            assert_eq!(effect, i64::from(completes), "{step} of {saga:#}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sagas_go_on_when_the_database_was_gone_for_half_a_minute() {
+    let mut site = site(1).await;
+    let p = Participant::start().await;
+    let client = Client::clone(&site.nodes[0]);
+    let ids = start_all(&client, &p).await;
+    site.postgres.stop().await;
+    let body = json!({"definition": "s", "input": {"last": "x"}});
+    let refused = client.post("/v1/sagas", body).await;
+    refused.check(503);
+    assert!(!refused.header("retry-after").is_empty());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    site.postgres.restart().await;
+    assert_all_end(&client, &p, &ids).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_after_its_lease_writes_nothing_that_is_not_its_own_any_more() {
+    let site = site(2).await;
+    let p = Participant::start().await;
+    let (other, client) = (&site.nodes[1], Client::clone(&site.nodes[0]));
+    let ids = start_all(&client, &p).await;
+    other.pause();
+    // Its shards are taken over: every saga ends without it.
+    assert_all_end(&client, &p, &ids).await;
+    other.resume();
+    let twice = site.postgres.query(
+        "select saga from saga_journal, json_array_elements(entries::json) entry
+         where entry->>'kind' in ('completed', 'compensated') group by saga having count(*) > 1",
+    );
+    assert!(twice.is_empty(), "{twice:?}");
+    assert_all_end(&Client::clone(other), &p, &ids).await;
+}
