@@ -5,6 +5,7 @@ mod help;
 mod operate;
 mod publish_file;
 mod start;
+mod webhooks;
 
 use serde_json::Value;
 use skald_tests::{Finished, House, skald};

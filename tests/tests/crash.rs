@@ -8,3 +8,4 @@ mod kill;
 mod locked;
 mod python_participants;
 mod sagas;
+mod webhooks;
