@@ -1,8 +1,8 @@
 //! Measures this machine: `skald bench`.
 //!
-//! `log` measures log, consumers, work, outbox and memory, `http` the API. A `part` takes its
-//! samples and those of its reference in turn, in a fresh `folder` → `samples` reduces them to a
-//! median → `report` compares it with its targets and prints. References run here too: a
+//! `log` measures log, consumers, work, outbox and memory, `http` the API, `sagas` and `webhooks`
+//! what their names say. A `part` takes its samples and those of its reference in turn, in a fresh
+//! `folder` → `samples` reduces them to a median → `report` compares it with its targets and prints. References run here too: a
 //! `nats_server` that the bench starts itself, driven by `jetstream`; a server that answers and does
 //! nothing (`noop`).
 
@@ -29,7 +29,9 @@ mod publish;
 mod report;
 mod sagas;
 mod samples;
+mod sink;
 mod site;
+mod webhooks;
 mod work;
 
 use folder::Folder;
@@ -53,6 +55,8 @@ enum What {
     Http(Options),
     /// Measure sagas of three steps, and many that wait.
     Sagas(SagasArgs),
+    /// Measure webhooks in this program beside a bare client that posts the same.
+    Webhooks(Options),
     /// The reference of `http`: answers every publish request at once.
     #[command(hide = true)]
     Noop(noop::NoopArgs),
@@ -176,6 +180,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         What::Log(args) => log(args).await,
         What::Http(options) => http(&options).await,
         What::Sagas(args) => sagas(args).await,
+        What::Webhooks(options) => webhooks(&options).await,
         What::Noop(args) => noop::run(&args).await,
     }
 }
@@ -252,6 +257,18 @@ async fn sagas(args: SagasArgs) -> anyhow::Result<()> {
     let site = Site::new(Folder::new(options.data.as_deref())?, args.log, args.database);
     let mut report = Report::new(options.quick);
     let measured = sagas::measure(options.extent(), &args.only, &site, &mut report).await;
+    telemetry.shutdown();
+    report.print(options.json)?;
+    measured
+}
+
+async fn webhooks(options: &Options) -> anyhow::Result<()> {
+    let mut settings = crate::config::Settings::default();
+    "warn".clone_into(&mut settings.logs.filter);
+    let telemetry = crate::telemetry::init(&settings)?;
+    let folder = Folder::new(options.data.as_deref())?;
+    let mut report = Report::new(options.quick);
+    let measured = webhooks::measure(options.extent(), &folder, &mut report).await;
     telemetry.shutdown();
     report.print(options.json)?;
     measured

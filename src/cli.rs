@@ -21,6 +21,7 @@ mod dead_letters;
 mod demo;
 mod events;
 mod keys;
+mod listen;
 mod log;
 mod migrate;
 mod moment;
@@ -34,6 +35,7 @@ mod settings;
 mod stop;
 mod tail;
 mod transfer;
+mod webhooks;
 
 use client::ServerArgs;
 use output::Output;
@@ -80,6 +82,10 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Check, draw and walk definitions; start, show and settle sagas.
     Sagas(sagas::SagasArgs),
+    /// List, create, test and change webhooks; show, resend and recover deliveries.
+    Webhooks(webhooks::WebhooksArgs),
+    /// Forward live events to a program on this machine, signed as webhooks are.
+    Listen(listen::ListenArgs),
     /// Create, list and revoke keys, in the database itself.
     Keys(keys::KeysArgs),
     /// Copy the files of the embedded profile, while it runs.
@@ -138,6 +144,8 @@ async fn dispatch(cli: Cli) -> Result<(), Stop> {
         Command::DeadLetters(args) => dead_letters::run(args, &output).await,
         Command::Replay(args) => replay::run(args, &output).await,
         Command::Sagas(args) => sagas::run(args, &output).await,
+        Command::Webhooks(args) => webhooks::run(args, &output).await,
+        Command::Listen(args) => listen::run(args, &output).await,
         Command::Keys(args) => keys::run(args, flags, &output).await,
         Command::Backup(args) => backup::take(args, flags, &output).await,
         Command::Restore(args) => backup::put_back(args, flags, &output).await,
@@ -194,6 +202,15 @@ mod tests {
             "skald replay start --consumer c --type a --since 1d --mode force --rate 50/s --wait",
             "skald replay list",
             "skald replay show rpl_1",
+            "skald webhooks",
+            "skald webhooks create https://h/hook --type a.> --type b --tenant t --signature v1a",
+            "skald webhooks test ep_1 --type a",
+            "skald webhooks deliveries ep_1 --status failed --since 2h",
+            "skald webhooks delivery dlv_1",
+            "skald webhooks resend dlv_1 --url http://h",
+            "skald webhooks recover ep_1 --since 1d --only missing --wait",
+            "skald webhooks rotate ep_1 --overlap 1h",
+            "skald listen --forward http://localhost:3000/hook --types a.>",
             "skald keys create c --scope publish,read --tenant t",
             "skald keys revoke key_1",
             "skald migrate --database sqlite://x",
@@ -217,6 +234,9 @@ mod tests {
             "skald replay start --consumer c",
             "skald replay start --consumer c --since 1d --from-seq 5",
             "skald events 17 --type a",
+            "skald listen",
+            "skald webhooks create https://h/hook",
+            "skald webhooks recover ep_1",
             "skald consumers register c --type a --kind push",
         ] {
             assert!(!parses(line), "{line}");

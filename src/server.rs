@@ -201,7 +201,7 @@ impl Node {
         let listener = listen(&settings, profile, &keys).await?;
         let address = listener.local_addr().map_err(ServeError::Serve)?;
         let access = access(profile, address);
-        let egress = egress_to(private_networks(&settings, profile))?;
+        let egress = egress_to(&settings, private_networks(&settings, profile))?;
         let seal = seal(&settings, profile)?;
         let definitions = Definitions::new(db.clone());
         let env = saga_env(&settings);
@@ -229,7 +229,7 @@ impl Node {
             stop: stop_push.clone(),
         };
         let (push, deliver) = posts.start();
-        let called = egress_to(participant_networks(&settings, profile))?;
+        let called = egress_to(&settings, participant_networks(&settings, profile))?;
         let methods = register(&definitions, methods).await?;
         let participants = Participants::new(called.clone(), methods).with_nats(nats);
         let options = Options { env, retention: settings.sagas.retention.0 };
@@ -460,8 +460,10 @@ fn access(profile: Profile, address: SocketAddr) -> Access {
     if open { Access::Loopback } else { Access::Keys }
 }
 
-fn egress_to(allow_private: PrivateNetworks) -> Result<Egress, EgressError> {
-    Egress::new(EgressPolicy { allow_private, ..EgressPolicy::DEFAULT })
+fn egress_to(settings: &Settings, allow_private: PrivateNetworks) -> Result<Egress, EgressError> {
+    // Checked when the settings were read.
+    let proxy = settings.webhooks.proxy.as_deref().and_then(|text| text.parse().ok());
+    Egress::new(EgressPolicy { allow_private, proxy, ..EgressPolicy::DEFAULT })
 }
 
 /// What participants of sagas may be reached beside the public ones.

@@ -2,12 +2,20 @@
 
 use std::sync::Arc;
 
-use reqwest::{Client, redirect, retry};
+use bytes::Bytes;
+use http::HeaderValue;
+use http::header::USER_AGENT;
+use http_body_util::Full;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+use rustls_platform_verifier::ConfigVerifierExt as _;
 use tokio::time::{Instant, timeout};
 
-use crate::checked_resolver::CheckedResolver;
+use crate::checked_connector::CheckedConnector;
 use crate::crypto_provider::install_crypto_provider;
-use crate::egress_error::EgressError;
+use crate::egress_error::{EgressError, ExchangeError};
 use crate::egress_policy::{EgressPolicy, PrivateNetworks};
 use crate::lookup::{Lookup, SystemLookup};
 use crate::refused_address::RefusedAddress;
@@ -15,14 +23,14 @@ use crate::request::{Request, without_owned_headers};
 use crate::response::{RESPONSE_BODY_BYTES_MAX, Response, read_body};
 use crate::target::Target;
 
-const USER_AGENT: &str = concat!("skald/", env!("CARGO_PKG_VERSION"));
+const PRODUCT: &str = concat!("skald/", env!("CARGO_PKG_VERSION"));
 
 /// Sends HTTP to addresses that others chose, within an [`EgressPolicy`].
 ///
 /// Clones share one pool of connections.
 #[derive(Clone, Debug)]
 pub struct Egress {
-    client: Client,
+    client: Client<HttpsConnector<CheckedConnector>, Full<Bytes>>,
     allow_private: Arc<PrivateNetworks>,
     response_bytes_max: usize,
 }
@@ -46,26 +54,23 @@ impl Egress {
     ) -> Result<Egress, EgressError> {
         install_crypto_provider();
         let allow_private = Arc::new(policy.allow_private);
-        let resolver = CheckedResolver { lookup, allow_private: Arc::clone(&allow_private) };
-        let client = Client::builder()
-            .user_agent(USER_AGENT)
-            .dns_resolver(Arc::new(resolver))
-            // A proxy would resolve the name again, where it cannot be checked.
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            // The caller counts attempts; one call is one attempt.
-            .retry(retry::never())
-            // The limit on a body is on what is received, so nothing may inflate it.
-            .no_gzip()
-            .no_brotli()
-            .no_deflate()
-            .no_zstd()
-            .connect_timeout(policy.connect_timeout)
+        let connector = CheckedConnector {
+            lookup,
+            allow_private: Arc::clone(&allow_private),
+            proxy: policy.proxy.map(Arc::new),
+            timeout: policy.connect_timeout,
+        };
+        let tls = ClientConfig::with_platform_verifier().map_err(EgressError::Build)?;
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
             .pool_idle_timeout(policy.idle_timeout)
             .pool_max_idle_per_host(policy.idle_connections_per_host_max)
-            .build()
-            .map_err(EgressError::Build)?;
+            .build(connector);
         Ok(Egress { client, allow_private, response_bytes_max: RESPONSE_BODY_BYTES_MAX })
     }
 
@@ -107,19 +112,19 @@ impl Egress {
         }
     }
 
-    async fn exchange(&self, request: Request) -> Result<Response, reqwest::Error> {
+    async fn exchange(&self, request: Request) -> Result<Response, ExchangeError> {
         let started = Instant::now();
-        let mut response = self
-            .client
-            .request(request.method, request.url.url().clone())
-            .headers(without_owned_headers(request.headers))
-            .body(request.body)
-            .send()
-            .await?;
-        let (body, truncated) = read_body(&mut response, self.response_bytes_max).await?;
+        let mut message = http::Request::new(Full::new(request.body));
+        *message.method_mut() = request.method;
+        *message.uri_mut() = request.url.uri().clone();
+        *message.headers_mut() = without_owned_headers(request.headers);
+        let product = HeaderValue::from_static(PRODUCT);
+        message.headers_mut().entry(USER_AGENT).or_insert(product);
+        let (head, body) = self.client.request(message).await?.into_parts();
+        let (body, truncated) = read_body(body, self.response_bytes_max).await?;
         Ok(Response {
-            status: response.status(),
-            headers: std::mem::take(response.headers_mut()),
+            status: head.status,
+            headers: head.headers,
             body,
             truncated,
             duration: started.elapsed(),

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use crate::checked_connector::LookupFailed;
 use crate::refused_address::RefusedAddress;
 use crate::target::{Target, UrlFault};
 
@@ -13,7 +14,7 @@ use crate::target::{Target, UrlFault};
 pub enum EgressError {
     /// The client could not be built, for instance because no root certificates are installed.
     #[error("building the HTTP client")]
-    Build(#[source] reqwest::Error),
+    Build(#[source] rustls::Error),
     /// The URL is wrong on its face. Permanent.
     #[error("the URL is not allowed: {fault}")]
     InvalidUrl {
@@ -30,7 +31,7 @@ pub enum EgressError {
         host: String,
         /// What the resolver says.
         #[source]
-        source: reqwest::Error,
+        source: ExchangeError,
     },
     /// No connection came about, or not within the connect timeout.
     #[error("connecting to {host}")]
@@ -39,7 +40,7 @@ pub enum EgressError {
         host: String,
         /// What the connector says.
         #[source]
-        source: reqwest::Error,
+        source: ExchangeError,
     },
     /// The TLS handshake failed, for instance because of the certificate.
     #[error("agreeing on TLS with {host}")]
@@ -48,7 +49,7 @@ pub enum EgressError {
         host: String,
         /// What the TLS library says.
         #[source]
-        source: reqwest::Error,
+        source: ExchangeError,
     },
     /// The exchange was not over in time. The other side may have acted on the request.
     #[error("{host} did not complete the exchange within {after:?}")]
@@ -66,7 +67,7 @@ pub enum EgressError {
         host: String,
         /// What the HTTP library says.
         #[source]
-        source: reqwest::Error,
+        source: ExchangeError,
     },
 }
 
@@ -99,12 +100,11 @@ impl EgressError {
     }
 
     /// Says what went wrong with an exchange, by what lies at the bottom of the client's error.
-    pub(crate) fn from_exchange(target: &Target, source: reqwest::Error) -> EgressError {
-        let source = source.without_url();
+    pub(crate) fn from_exchange(target: &Target, source: ExchangeError) -> EgressError {
         let host = target.host().to_owned();
         if let Some(refused) = cause::<RefusedAddress>(&source) {
             EgressError::RefusedAddress(refused.clone())
-        } else if source.is_dns() {
+        } else if cause::<LookupFailed>(&source).is_some() {
             EgressError::Dns { host, source }
         } else if cause::<rustls::Error>(&source).is_some() {
             EgressError::Tls { host, source }
@@ -113,6 +113,24 @@ impl EgressError {
         } else {
             EgressError::Protocol { host, source }
         }
+    }
+}
+
+/// What the HTTP library says.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExchangeError {
+    /// Until the head of the response had come.
+    #[error(transparent)]
+    Request(#[from] hyper_util::client::legacy::Error),
+    /// While the body was read.
+    #[error("reading the body")]
+    Body(#[from] hyper::Error),
+}
+
+impl ExchangeError {
+    fn is_connect(&self) -> bool {
+        matches!(self, ExchangeError::Request(error) if error.is_connect())
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::network::Network;
+use crate::proxy::Proxy;
 use crate::refused_address::AddressKind;
 
 /// What outbound HTTP may reach, and how patiently it connects.
@@ -13,7 +14,9 @@ use crate::refused_address::AddressKind;
 pub struct EgressPolicy {
     /// Which addresses may be reached although they are not on the public internet.
     pub allow_private: PrivateNetworks,
-    /// How long the name lookup, the TCP connection and the TLS handshake may take together.
+    /// Through which proxy; directly when `None`.
+    pub proxy: Option<Proxy>,
+    /// How long the name lookup and the connection may take together.
     pub connect_timeout: Duration,
     /// How long an unused connection is kept for the next request to the same host.
     pub idle_timeout: Duration,
@@ -25,6 +28,7 @@ impl EgressPolicy {
     /// The public internet only; 5 s to connect; 8 unused connections per host, kept for 30 s.
     pub const DEFAULT: EgressPolicy = EgressPolicy {
         allow_private: PrivateNetworks::Only(Vec::new()),
+        proxy: None,
         connect_timeout: Duration::from_secs(5),
         // Load balancers close after 60 s; leaving well before them avoids a race on each reuse.
         idle_timeout: Duration::from_secs(30),

@@ -5,9 +5,10 @@
 //! [`Egress::send`] resolves the name once, checks every address in the answer and connects to a
 //! checked address only → the [`Response`] comes back bounded in time and size, redirects and all.
 //!
-//! There is no gap between the check and the connection: the check is the resolver that the
-//! connector uses, so a name that changes its answer (DNS rebinding) gains nothing. Proxies from
-//! the environment are ignored, because a proxy would resolve the name again, unchecked.
+//! There is no gap between the check and the connection: the connector looks a name up once, checks
+//! what it gets and connects to that, so a name that changes its answer (DNS rebinding) gains
+//! nothing. A [`Proxy`] is told the checked address, not the name; proxies from the environment are
+//! ignored.
 //!
 //! [`signature`] signs and verifies requests after the Standard Webhooks specification with a shared
 //! secret, [`KeyPair`] with a private and a public key.
@@ -31,7 +32,7 @@ mod response;
 pub use response::{RESPONSE_BODY_BYTES_MAX, Response};
 
 mod egress_error;
-pub use egress_error::EgressError;
+pub use egress_error::{EgressError, ExchangeError};
 
 mod refused_address;
 pub use refused_address::{AddressKind, RefusedAddress};
@@ -48,5 +49,9 @@ pub use key_pair::{InvalidKeyPair, KeyPair, PublicKey};
 mod crypto_provider;
 pub use crypto_provider::install_crypto_provider;
 
-mod checked_resolver;
+mod checked_connector;
+
+mod proxy;
+pub use proxy::{InvalidProxy, Proxy};
+
 mod retry_after;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 
 use crate::retry_after;
 
@@ -39,13 +41,14 @@ impl Response {
 
 /// Reads a body up to `bytes_max`; true means that there was more.
 ///
-/// Dropping the response then closes the connection, so the rest is never received.
+/// Dropping the rest then closes the connection, so it is never received.
 pub(crate) async fn read_body(
-    response: &mut reqwest::Response,
+    mut from: Incoming,
     bytes_max: usize,
-) -> Result<(Bytes, bool), reqwest::Error> {
+) -> Result<(Bytes, bool), hyper::Error> {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await? {
+    while let Some(frame) = from.frame().await {
+        let Ok(chunk) = frame?.into_data() else { continue };
         let room = bytes_max - body.len();
         if chunk.len() > room {
             body.extend_from_slice(&chunk[..room]);

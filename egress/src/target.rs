@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use http::Uri;
 use url::{Host, Url};
 
 /// How long a URL may be. Servers and proxies commonly stop at about this many bytes.
@@ -19,6 +20,8 @@ const UNPRIVILEGED_PORT_MIN: u16 = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     url: Url,
+    /// The same, as the client takes it.
+    uri: Uri,
 }
 
 impl Target {
@@ -41,14 +44,21 @@ impl Target {
             return Err(UrlFault::Fragment);
         }
         match url.port_or_known_default() {
-            Some(80 | 443 | UNPRIVILEGED_PORT_MIN..) => Ok(Target { url }),
-            port => Err(UrlFault::Port(port.unwrap_or(0))),
+            Some(80 | 443 | UNPRIVILEGED_PORT_MIN..) => {}
+            port => return Err(UrlFault::Port(port.unwrap_or(0))),
         }
+        let uri = url.as_str().parse().map_err(|_| UrlFault::Characters)?;
+        Ok(Target { url, uri })
     }
 
     /// The normalised URL.
     pub fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// The normalised URL as the client takes it.
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
     }
 
     /// The normalised URL as text.
@@ -103,6 +113,9 @@ pub enum UrlFault {
     /// It is for another protocol.
     #[error("its scheme is `{0}`, and only http and https are allowed")]
     Scheme(String),
+    /// It holds characters that HTTP does not know in a URL.
+    #[error("it holds characters that must be percent-encoded")]
+    Characters,
     /// It names no host.
     #[error("it names no host")]
     NoHost,

@@ -72,13 +72,12 @@ pub(super) fn member(object: &Value, name: &str) -> Cell {
 pub(super) fn state(text: &str) -> Cell {
     let cell = cell(text);
     match text {
-        "running" | "done" | "completed" | "acting" | "undone" => cell.fg(Color::Green),
-        "paused" | "retrying" | "waiting" | "compensating" | "compensated" | "undoing" => {
-            cell.fg(Color::Yellow)
-        }
-        "dead" | "failed" | "cancelled" | "stuck" | "refused" | "unknown" | "broken" => {
-            cell.fg(Color::Red)
-        }
+        "running" | "done" | "completed" | "acting" | "undone" | "delivered" | "enabled"
+        | "healthy" => cell.fg(Color::Green),
+        "paused" | "retrying" | "waiting" | "pending" | "skipped" | "compensating"
+        | "compensated" | "undoing" => cell.fg(Color::Yellow),
+        "dead" | "failed" | "failing" | "disabled" | "cancelled" | "stuck" | "refused"
+        | "unknown" | "broken" => cell.fg(Color::Red),
         _ => cell,
     }
 }

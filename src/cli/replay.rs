@@ -53,8 +53,11 @@ enum Action {
 #[derive(Debug, Args)]
 struct StartArgs {
     /// The consumer that gets the events.
-    #[arg(long, value_name = "NAME")]
-    consumer: String,
+    #[arg(long, value_name = "NAME", required_unless_present = "webhook")]
+    consumer: Option<String>,
+    /// Or the webhook that they are delivered to, `ep_…`.
+    #[arg(long, value_name = "ID", conflicts_with = "consumer")]
+    webhook: Option<String>,
     /// Of types that match [default: all that the consumer gets].
     #[arg(long = "type", value_name = "PATTERN")]
     types: Option<Pattern>,
@@ -139,7 +142,10 @@ impl StartArgs {
             ("rate", self.rate.as_ref().map(|rate| json!(rate))),
             ("dry_run", self.dry_run.then_some(Value::Bool(true))),
         ];
-        let mut body = json!({ "consumer": self.consumer });
+        let mut body = match &self.webhook {
+            Some(webhook) => json!({ "webhook": webhook }),
+            None => json!({ "consumer": self.consumer }),
+        };
         for (name, value) in optional {
             if let Some(value) = value {
                 body[name] = value;
@@ -180,7 +186,7 @@ fn table(replays: &[Value], output: &Output) -> std::io::Result<()> {
     let rows = replays.iter().map(|replay| {
         vec![
             member(replay, "id"),
-            member(replay, "consumer"),
+            member(replay, if replay["webhook"].is_null() { "consumer" } else { "webhook" }),
             state(&text(&replay["status"])),
             member(replay, "done"),
             member(replay, "skipped"),

@@ -15,7 +15,8 @@ use super::problem::Problem;
 use super::{Output, ServerArgs, Stop};
 
 mod sse;
-use sse::{Message, Messages};
+pub(super) use sse::Message;
+use sse::Messages;
 
 /// Characters of an event's data on a line.
 const DATA_SHOWN: usize = 160;
@@ -37,17 +38,28 @@ pub(super) struct TailArgs {
     server: ServerArgs,
 }
 
-/// Prints events until the process is stopped; a lost connection is made again where it broke.
+/// Prints events until the process is stopped.
 pub(super) async fn run(args: TailArgs, output: &Output) -> Result<(), Stop> {
     let client = args.server.client()?;
     let types = args.types.map(|types| types.to_string());
-    let mut last = args.from.map(|seq| seq.previous().to_string());
+    let last = args.from.map(|seq| seq.previous().to_string());
+    each(&client, types, last, async |message| Ok(print(message, output)?)).await
+}
+
+/// Hands events to `take` until the process is stopped; a lost connection is made again where it
+/// broke.
+pub(super) async fn each(
+    client: &Client,
+    types: Option<String>,
+    mut last: Option<String>,
+    mut take: impl AsyncFnMut(&Message) -> Result<(), Stop>,
+) -> Result<(), Stop> {
     let (mut retry, mut connected) = (RETRY, false);
     loop {
-        match connect(&client, types.clone(), last.as_deref()).await {
+        match connect(client, types.clone(), last.as_deref()).await {
             Ok(answer) => {
                 connected = true;
-                follow(answer, &mut last, &mut retry, output).await?;
+                follow(answer, &mut last, &mut retry, &mut take).await?;
             }
             // A server that was there comes back; one that never answered is a mistake.
             Err(error) if !connected || is_refusal(&error) => return Err(error.into()),
@@ -73,12 +85,12 @@ async fn connect(
         .await
 }
 
-/// Prints the events of one connection until it breaks.
+/// Takes the events of one connection until it breaks.
 async fn follow(
     answer: reqwest::Response,
     last: &mut Option<String>,
     retry: &mut Duration,
-    output: &Output,
+    take: &mut impl AsyncFnMut(&Message) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let mut messages = Messages::default();
     let mut chunks = answer.bytes_stream();
@@ -91,7 +103,7 @@ async fn follow(
                 last.clone_from(&message.id);
             }
             if !message.data.is_empty() {
-                print(&message, output)?;
+                take(&message).await?;
             }
         }
     }

@@ -41,7 +41,7 @@ pub(super) fn settings(reader: &mut Reader) -> Settings {
         reader.optional("security.encryption_key", |value| check::encryption_key(value.text()?));
     let webhooks = &mut settings.webhooks;
     reader.set(&mut webhooks.allow_private_networks, "webhooks.allow_private_networks", networks);
-    webhooks.proxy = reader.optional("webhooks.proxy", |value| check::http_url(value.text()?));
+    webhooks.proxy = reader.optional("webhooks.proxy", |value| check::proxy(value.text()?));
     let sagas = &mut settings.sagas;
     reader.set(&mut sagas.env, "sagas.env", names);
     reader.set(&mut sagas.allow_private_networks, "sagas.allow_private_networks", networks);

@@ -70,6 +70,12 @@ pub(super) fn http_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// A forward proxy. The text, which may hold a password, is not repeated in the fault.
+pub(super) fn proxy(text: &str) -> Result<String, String> {
+    let proxy: Result<egress::Proxy, _> = text.parse();
+    proxy.map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 /// A key that always holds. The text is not repeated in the fault.
 pub(super) fn admin_key(text: &str) -> Result<Secret, String> {
     if text.starts_with("sk_") && text.len() >= ADMIN_KEY_BYTES_MIN && is_visible(text) {

@@ -94,7 +94,7 @@ pub struct Webhooks {
     /// Networks that are not public and may be reached all the same.
     #[serde(serialize_with = "networks")]
     pub allow_private_networks: Vec<Network>,
-    /// A forward proxy, `http://…` or `https://…`.
+    /// A forward proxy, `http://HOST:PORT` or `socks5://HOST:PORT`.
     #[serde(serialize_with = "redact::serialize_some")]
     pub proxy: Option<String>,
 }

@@ -8,6 +8,7 @@ mod operate;
 mod publish_file;
 mod sagas;
 mod start;
+mod webhooks;
 
 use serde_json::Value;
 use skald_tests::{Finished, House, skald};

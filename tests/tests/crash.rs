@@ -9,3 +9,4 @@ mod locked;
 mod python_participants;
 mod saga_retention;
 mod sagas;
+mod webhooks;

@@ -2,4 +2,5 @@
 
 mod endpoint;
 mod exchanges;
+mod proxies;
 mod refusals;

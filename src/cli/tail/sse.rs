@@ -7,15 +7,15 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// One message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) id: Option<String>,
-    pub(super) data: String,
-    pub(super) retry: Option<Duration>,
+pub(in super::super) struct Message {
+    pub(in super::super) id: Option<String>,
+    pub(in super::super) data: String,
+    pub(in super::super) retry: Option<Duration>,
 }
 
 /// Turns bytes into messages, however they were cut on their way.
 #[derive(Debug, Default)]
-pub(super) struct Messages {
+pub(in super::super) struct Messages {
     unread: Vec<u8>,
     message: Message,
     /// Whether any field of the message was read.

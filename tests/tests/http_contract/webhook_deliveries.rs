@@ -329,3 +329,48 @@ async fn deliveries_are_waited_for_and_traced() {
         (&id, &json!("delivered"))
     );
 }
+
+/// Reads a secret, headers and a body, and verifies them as a receiver written in Python does.
+const RECEIVER: &str = "
+import json, sys
+from standardwebhooks.webhooks import Webhook
+request = json.load(sys.stdin)
+event = Webhook(request['secret']).verify(request['body'], request['headers'])
+print(event['id'])
+";
+
+#[tokio::test]
+async fn the_official_python_library_verifies_a_request() {
+    let python = skald_tests::tree::root().join("target/venv/bin/python");
+    assert!(python.exists(), "{} is missing: run tests/run", python.display());
+    let house = House::start().await;
+    let receiver = Receiver::answering(&[200]).await;
+    let hook = webhook(&house, &receiver.url(), json!({})).await;
+    let rotated = house.post(&path(&hook, "/rotate"), json!({})).await.json_of(200);
+    house.publish(json!({"type": "t", "id": "of-python", "data": {"text": "žluťoučký 🐎"}})).await;
+    let posted = one(receiver.wait_for(1).await);
+    let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+    let headers: std::collections::BTreeMap<&str, &str> =
+        names.iter().map(|name| (*name, posted.header(name))).collect();
+    let body = String::from_utf8(posted.body.to_vec()).unwrap();
+    let other = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    for (secret, verifies) in
+        [(hook["secret"].as_str(), true), (rotated["secret"].as_str(), true), (Some(other), false)]
+    {
+        let request = json!({"secret": secret, "headers": headers, "body": body});
+        let mut child = std::process::Command::new(&python)
+            .args(["-c", RECEIVER])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, request.to_string().as_bytes()).unwrap();
+        drop(stdin);
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.success(), verifies, "{said}");
+        assert_eq!(ended.stdout == b"of-python\n", verifies, "{said}");
+    }
+}
