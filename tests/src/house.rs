@@ -45,11 +45,12 @@ impl Setup {
         Setup { verb: "serve", key: Some(key.to_owned()), ..Setup::dev() }.data(data)
     }
 
-    /// A program that has a node inside and takes its settings from the environment alone.
+    /// A program that has a node inside and takes its settings from the environment alone;
+    /// called with a key where it asks for one.
     #[must_use]
-    pub fn program(program: &Path, key: &str) -> Setup {
+    pub fn program(program: &Path, key: Option<&str>) -> Setup {
         let setup = Setup { program: Some(program.to_owned()), ..Setup::dev() };
-        Setup { key: Some(key.to_owned()), ..setup }
+        Setup { key: key.map(str::to_owned), ..setup }
     }
 
     /// Adds arguments.

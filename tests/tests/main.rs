@@ -5,6 +5,7 @@
 mod chaos;
 mod cli;
 mod crash;
+mod docs;
 mod examples;
 mod faults;
 mod http_contract;

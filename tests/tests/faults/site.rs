@@ -26,7 +26,7 @@ impl Site {
         let nats = Nats::start(servers).await;
         let postgres = Postgres::start().await;
         let program = Path::new(env!("CARGO_BIN_EXE_ledger"));
-        let setup = Setup::program(program, KEY)
+        let setup = Setup::program(program, Some(KEY))
             .environment("SKALD_LOG__URL", nats.url())
             .environment("SKALD_LOG__REPLICAS", servers.to_string())
             .environment("SKALD_DATABASE__URL", postgres.url())

@@ -57,7 +57,7 @@ async fn the_order_in_rust_goes_on_where_it_was_when_its_program_is_killed() {
     let books = tempfile::tempdir().unwrap();
     let mut service = participant(books.path()).await;
     let key = "sk_order_0123456789abcdef";
-    let setup = Setup::program(Path::new(env!("CARGO_BIN_EXE_order")), key)
+    let setup = Setup::program(Path::new(env!("CARGO_BIN_EXE_order")), Some(key))
         .environment("SKALD_SECURITY__ADMIN_KEY", key)
         .environment("PARTICIPANTS_URL", service.url());
     let mut house: House = setup.start().await;
