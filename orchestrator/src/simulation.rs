@@ -212,6 +212,13 @@ impl<'f> Simulation<'f> {
 
     /// One input, as the engine takes it: plan, commit, ask.
     fn input(&mut self, input: Input) -> Result<(), Broken> {
+        let is_start = matches!(input, Input::Start);
+        if is_start && !self.journal.is_empty() {
+            return Ok(());
+        }
+        if !is_start && self.journal.is_empty() {
+            self.input(Input::Start)?; // Whatever comes first finds a saga that has begun.
+        }
         if self.state.is_none() {
             self.restore()?;
         }
@@ -223,7 +230,7 @@ impl<'f> Simulation<'f> {
             Err(planner::Refusal::Illegal(error)) => return Err(self.broken(error.to_string())),
             Err(_) => {
                 self.state = Some(state);
-                return Ok(());
+                return self.ask(); // Time has passed all the same.
             }
         };
         if self.fate.dies(false) {

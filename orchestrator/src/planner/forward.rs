@@ -79,19 +79,25 @@ impl Planner<'_> {
                         let refused = false;
                         self.emit(Transition::Stuck { step, operation, error, refused })?;
                     }
-                    OnUnknown::Probe(_) => {}
+                    // The deadline does not wait for the probe's answer.
+                    OnUnknown::Probe(_) => {
+                        self.is_overdue(past)?;
+                    }
                 }
                 Ok(true)
             }
-            None => {
-                let over = self.state.deadline_us().is_some_and(|at| at <= self.moment.at_us);
-                if over && !past && !self.state.is_at_point() {
-                    self.compensate(Reason::Deadline, None, "the deadline passed", None)?;
-                    return Ok(true);
-                }
-                Ok(false)
-            }
+            None => self.is_overdue(past),
         }
+    }
+
+    /// Compensates when the deadline has passed.
+    fn is_overdue(&mut self, past_point: bool) -> Result<bool, Refusal> {
+        let over = self.state.deadline_us().is_some_and(|at| at <= self.moment.at_us);
+        let overdue = over && !past_point && !self.state.is_at_point();
+        if overdue {
+            self.compensate(Reason::Deadline, None, "the deadline passed", None)?;
+        }
+        Ok(overdue)
     }
 
     fn has_locks(&mut self) -> Result<bool, Refusal> {

@@ -113,3 +113,35 @@ async fn a_node_that_comes_back_after_its_lease_writes_nothing_that_is_not_its_o
     assert!(twice.is_empty(), "{twice:?}");
     assert_all_end(&Client::clone(other), &p, &ids).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_takes_what_is_said_to_a_saga_of_another() {
+    let site = site(2).await;
+    let text = "saga: w\nsteps:\n  - { step: ok, wait_for: { signal: ok } }\n";
+    let call = site.nodes[0].call(Method::PUT, "/v1/sagas/definitions/w");
+    call.typed("application/yaml", text).send().await.check(201);
+    let ids: Vec<String> = (0..40).map(|n| format!("w{n}")).collect();
+    // Each is started, told and waited for on nodes drawn by its number: half of them do not have it.
+    let live = async |n: usize| {
+        let (id, node) = (&ids[n], |turn: usize| &site.nodes[(n >> turn) % 2]);
+        let body = json!({"definition": "w", "id": id, "input": {"n": n}});
+        node(0).post("/v1/sagas", body.clone()).await.check(201);
+        node(1).post("/v1/sagas", body).await.check(200);
+        let verb = if n.is_multiple_of(5) { "cancel" } else { "signals/ok" };
+        node(2).post(&format!("/v1/sagas/{id}/{verb}"), json!({})).await.check(200);
+        let saga = node(3).get(&format!("/v1/sagas/{id}?wait=30s")).await.json_of(200);
+        let wanted = if n.is_multiple_of(5) { "cancelled" } else { "completed" };
+        assert_eq!(saga["status"], wanted, "{saga:#}");
+        for node in &site.nodes {
+            node.post(&format!("/v1/sagas/{id}/signals/ok"), json!({})).await.check(409);
+            let skip = json!({"step": "none", "reason": "x"});
+            node.post(&format!("/v1/sagas/{id}/skip"), skip).await.check(404);
+        }
+    };
+    futures::future::join_all((0..ids.len()).map(live)).await;
+    for node in &site.nodes {
+        node.post("/v1/sagas/none/cancel", json!({})).await.check(404);
+        let listed = node.get("/v1/sagas?status=completed&limit=500").await.json_of(200);
+        assert_eq!(listed["items"].as_array().unwrap().len(), 32);
+    }
+}
