@@ -160,13 +160,14 @@ struct Posts {
     egress: Egress,
     seal: Option<Seal>,
     node: NodeId,
+    retention: Duration,
     stop: CancellationToken,
 }
 
 impl Posts {
     /// Starts what posts to push consumers, and to webhooks.
     fn start(self) -> (JoinHandle<()>, JoinHandle<()>) {
-        let Posts { db, log, egress, seal, node, stop } = self;
+        let Posts { db, log, egress, seal, node, retention, stop } = self;
         let push = PushWorker {
             db: db.clone(),
             log: Arc::clone(&log),
@@ -175,7 +176,7 @@ impl Posts {
             node: node.clone(),
             stop: stop.clone(),
         };
-        let deliver = DeliverWebhooks::run(db, log, egress, seal, node, stop);
+        let deliver = DeliverWebhooks::run(db, log, egress, seal, node, retention, stop);
         (tokio::spawn(push.run()), tokio::spawn(deliver))
     }
 }
@@ -200,7 +201,6 @@ impl Node {
         let keys = KeyRing::new(db.clone(), settings.security.admin_key.as_deref());
         let listener = listen(&settings, profile, &keys).await?;
         let address = listener.local_addr().map_err(ServeError::Serve)?;
-        let access = access(profile, address);
         let egress = egress_to(&settings, private_networks(&settings, profile))?;
         let seal = seal(&settings, profile)?;
         let definitions = Definitions::new(db.clone());
@@ -220,15 +220,16 @@ impl Node {
         };
         let platform = platform.start().await?;
         let stop_push = CancellationToken::new();
-        let posts = Posts {
+        let (push, deliver) = Posts {
             db: db.clone(),
             log: Arc::clone(&log),
             egress: egress.clone(),
             seal: seal.clone(),
             node: platform.node().clone(),
+            retention: settings.webhooks.retention.0,
             stop: stop_push.clone(),
-        };
-        let (push, deliver) = posts.start();
+        }
+        .start();
         let called = egress_to(&settings, participant_networks(&settings, profile))?;
         let methods = register(&definitions, methods).await?;
         let participants = Participants::new(called.clone(), methods).with_nats(nats);
@@ -242,7 +243,7 @@ impl Node {
             egress,
             participants: called,
             sagas: engine.clone(),
-            access,
+            access: access(profile, address),
             keys,
             parts,
             seal,
@@ -327,7 +328,9 @@ impl Node {
 /// kept in the data folder, for the owner alone.
 fn seal(settings: &Settings, profile: Profile) -> Result<Option<Seal>, ServeError> {
     if let Some(key) = settings.security.encryption_key_bytes() {
-        return Ok(Some(Seal::new(&key)));
+        let seal = Seal::new(&key);
+        let before = settings.security.encryption_key_before_bytes();
+        return Ok(Some(before.map_or_else(|| seal.clone(), |key| seal.clone().opening(&key))));
     }
     if profile == Profile::Serve {
         return Ok(None);

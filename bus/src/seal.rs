@@ -15,6 +15,8 @@ const NONCE_BYTES: usize = 24;
 pub struct Seal {
     cipher: XChaCha20Poly1305,
     key_id: String,
+    /// What opens texts of the key before.
+    before: Option<Box<Seal>>,
 }
 
 /// A sealed text cannot be opened.
@@ -34,7 +36,13 @@ impl Seal {
     #[must_use]
     pub fn new(key: &[u8; KEY_BYTES]) -> Seal {
         let key_id = format!("{:016x}", crate::partition::fnv1a(key));
-        Seal { cipher: XChaCha20Poly1305::new(key.into()), key_id }
+        Seal { cipher: XChaCha20Poly1305::new(key.into()), key_id, before: None }
+    }
+
+    /// The same, which also opens what was sealed with `key`: for a change of keys.
+    #[must_use]
+    pub fn opening(self, key: &[u8; KEY_BYTES]) -> Seal {
+        Seal { before: Some(Box::new(Seal::new(key))), ..self }
     }
 
     /// Seals `secret`: another text each time.
@@ -55,6 +63,9 @@ impl Seal {
         let rest = sealed.strip_prefix("v1:").ok_or(SealError::Broken)?;
         let (key_id, text) = rest.split_once(':').ok_or(SealError::Broken)?;
         if key_id != self.key_id {
+            if let Some(before) = &self.before {
+                return before.open(sealed);
+            }
             return Err(SealError::OtherKey(key_id.to_owned()));
         }
         let bytes = unhex(text).ok_or(SealError::Broken)?;
@@ -89,6 +100,10 @@ mod tests {
         assert_ne!(sealed, seal.seal("whsec_x"));
         assert_eq!(seal.open(&sealed).as_deref(), Ok("whsec_x"));
         assert!(matches!(other.open(&sealed), Err(SealError::OtherKey(_))));
+        let changed = other.opening(&[7; 32]);
+        assert_eq!(changed.open(&sealed).as_deref(), Ok("whsec_x"));
+        let resealed = changed.seal("whsec_x");
+        assert!(matches!(seal.open(&resealed), Err(SealError::OtherKey(_))));
         let mut broken = sealed;
         broken.pop();
         assert_eq!(seal.open(&broken), Err(SealError::Broken));

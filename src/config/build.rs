@@ -39,9 +39,12 @@ pub(super) fn settings(reader: &mut Reader) -> Settings {
         reader.optional("security.admin_key", |value| check::admin_key(value.text()?));
     security.encryption_key =
         reader.optional("security.encryption_key", |value| check::encryption_key(value.text()?));
+    security.encryption_key_before = reader
+        .optional("security.encryption_key_before", |value| check::encryption_key(value.text()?));
     let webhooks = &mut settings.webhooks;
     reader.set(&mut webhooks.allow_private_networks, "webhooks.allow_private_networks", networks);
     webhooks.proxy = reader.optional("webhooks.proxy", |value| check::proxy(value.text()?));
+    reader.set(&mut webhooks.retention, "webhooks.retention", positive_span);
     let sagas = &mut settings.sagas;
     reader.set(&mut sagas.env, "sagas.env", names);
     reader.set(&mut sagas.allow_private_networks, "sagas.allow_private_networks", networks);

@@ -1,7 +1,7 @@
 //! The names of all settings.
 
 /// Every setting. `[]` stands for the position in a list of tables.
-pub(super) const KEYS: [&str; 29] = [
+pub(super) const KEYS: [&str; 31] = [
     "listen",
     "data",
     "log.url",
@@ -20,8 +20,10 @@ pub(super) const KEYS: [&str; 29] = [
     "database.url",
     "security.admin_key",
     "security.encryption_key",
+    "security.encryption_key_before",
     "webhooks.allow_private_networks",
     "webhooks.proxy",
+    "webhooks.retention",
     "sagas.env",
     "sagas.allow_private_networks",
     "sagas.retention",

@@ -86,6 +86,8 @@ pub struct Security {
     pub admin_key: Option<Secret>,
     /// 32 bytes as base64, under which secrets are stored.
     pub encryption_key: Option<Secret>,
+    /// The one before it, which opens what it sealed and seals nothing any more.
+    pub encryption_key_before: Option<Secret>,
 }
 
 /// Outbound HTTP to addresses that others chose.
@@ -97,6 +99,8 @@ pub struct Webhooks {
     /// A forward proxy, `http://HOST:PORT` or `socks5://HOST:PORT`.
     #[serde(serialize_with = "redact::serialize_some")]
     pub proxy: Option<String>,
+    /// How long deliveries and their attempts are kept.
+    pub retention: Span,
 }
 
 /// Sagas.
@@ -171,8 +175,16 @@ impl Settings {
                 retention: Vec::new(),
             },
             database: Database { url: sqlite_url(&data.join("state.db")) },
-            security: Security { admin_key: None, encryption_key: None },
-            webhooks: Webhooks { allow_private_networks: Vec::new(), proxy: None },
+            security: Security {
+                admin_key: None,
+                encryption_key: None,
+                encryption_key_before: None,
+            },
+            webhooks: Webhooks {
+                allow_private_networks: Vec::new(),
+                proxy: None,
+                retention: Span(Duration::from_secs(30 * 86_400)),
+            },
             sagas: Sagas {
                 env: Vec::new(),
                 allow_private_networks: Vec::new(),
@@ -211,9 +223,18 @@ impl Security {
     /// The bytes of `encryption_key`.
     #[must_use]
     pub fn encryption_key_bytes(&self) -> Option<[u8; 32]> {
-        let text = self.encryption_key.as_deref()?;
-        base64::engine::general_purpose::STANDARD.decode(text).ok()?.try_into().ok()
+        bytes(self.encryption_key.as_deref()?)
     }
+
+    /// The bytes of `encryption_key_before`.
+    #[must_use]
+    pub fn encryption_key_before_bytes(&self) -> Option<[u8; 32]> {
+        bytes(self.encryption_key_before.as_deref()?)
+    }
+}
+
+fn bytes(key: &str) -> Option<[u8; 32]> {
+    base64::engine::general_purpose::STANDARD.decode(key).ok()?.try_into().ok()
 }
 
 /// The URL of an SQLite file. What follows `sqlite://` is read as a host name first, and a host name

@@ -18,7 +18,7 @@ use crate::{health, outcome, store};
 /// each, and a thousand of them must leave room for the others.
 const IN_FLIGHT_MAX: usize = 16_384;
 /// Rows claimed at once.
-const CLAIM_MAX: usize = 256;
+const CLAIM_MAX: usize = 1_024;
 /// Longer than any attempt takes.
 const LEASE: Duration = Duration::from_secs(90);
 /// How long a row waits whose endpoint is not there.
@@ -39,18 +39,19 @@ pub struct Note {
 }
 
 impl DeliverWebhooks {
-    /// Runs until `stop`; what is on its way is waited for.
+    /// Runs until `stop`; what is on its way is waited for. Deliveries are kept for `retention`.
     pub async fn run(
         db: Db,
         log: Arc<dyn Log>,
         egress: Egress,
         seal: Option<Seal>,
         node: NodeId,
+        retention: Duration,
         stop: CancellationToken,
     ) {
         let courier =
             Arc::new(DeliverWebhooks { db: db.clone(), log: Arc::clone(&log), egress, seal });
-        let sweeping = outcome::sweep(db.clone(), stop.clone());
+        let sweeping = outcome::sweep(db.clone(), retention, stop.clone());
         let (in_flight_max, claim_max, lease) = (IN_FLIGHT_MAX, CLAIM_MAX, LEASE);
         let round = Round { courier, db, log, node, in_flight_max, claim_max, lease, stop };
         tokio::join!(round.run(), sweeping);

@@ -13,8 +13,8 @@ use crate::deliver::Note;
 
 /// How often deliveries are looked for whose work ended without an attempt.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How long deliveries are kept, with their attempts and counts.
-const KEPT: Duration = Duration::from_hours(30 * 24);
+/// Between two deletions of old deliveries.
+const BREATH: Duration = Duration::from_millis(50);
 /// Microseconds of a minute.
 pub(crate) const MINUTE_US: i64 = 60_000_000;
 
@@ -135,7 +135,7 @@ async fn count(tx: &mut Tx, notes: &[Note]) -> Result<(), sqlx::Error> {
 
 /// Until `stop`: marks deliveries as failed whose work was given up without an attempt: the event is
 /// gone, or the process was killed during the last one.
-pub(crate) async fn sweep(db: Db, stop: CancellationToken) {
+pub(crate) async fn sweep(db: Db, retention: Duration, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -144,9 +144,17 @@ pub(crate) async fn sweep(db: Db, stop: CancellationToken) {
         if let Err(error) = sweep_once(&db).await {
             tracing::warn!(%error, "looking for deliveries that were given up");
         }
-        let before_us = db.clock().now().as_micros() - Span(KEPT).micros();
-        if let Err(error) = prune(&db, before_us).await {
-            tracing::warn!(%error, "deleting old deliveries");
+        let before_us = db.clock().now().as_micros() - Span(retention).micros();
+        // Until there is no more, with a pause in between, so that nobody waits.
+        loop {
+            match prune(&db, before_us).await {
+                Ok(true) if !stop.is_cancelled() => tokio::time::sleep(BREATH).await,
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "deleting old deliveries");
+                    break;
+                }
+            }
         }
     }
 }
@@ -166,12 +174,13 @@ async fn sweep_once(db: &Db) -> Result<(), sqlx::Error> {
 }
 
 /// Deletes deliveries made before `before_us`, with their attempts and counts; at most a few
-/// thousand at a time, so that nobody waits.
-async fn prune(db: &Db, before_us: i64) -> Result<(), sqlx::Error> {
+/// thousand at a time. Says whether there may be more.
+async fn prune(db: &Db, before_us: i64) -> Result<bool, sqlx::Error> {
     const MOST: i64 = 2_000;
-    let any = sql("select 1 from webhook_delivery where created_at_us < $1 limit 1");
+    let any = sql("select 1 from webhook_delivery
+         where created_at_us < $1 and status <> 'pending' limit 1");
     if db.fetch_optional(any.bind(before_us)).await?.is_none() {
-        return Ok(()); // Without taking the write lock.
+        return Ok(false); // Without taking the write lock.
     }
     let mut tx = db.begin().await?;
     let old = "select id from webhook_delivery where created_at_us < $1 and status <> 'pending'
@@ -179,7 +188,11 @@ async fn prune(db: &Db, before_us: i64) -> Result<(), sqlx::Error> {
     let attempts = built(format!("delete from webhook_attempt where delivery in ({old})"));
     tx.execute(attempts.bind(before_us).bind(MOST)).await?;
     let deliveries = built(format!("delete from webhook_delivery where id in ({old})"));
-    tx.execute(deliveries.bind(before_us).bind(MOST)).await?;
-    tx.execute(sql("delete from webhook_minute where minute_us < $1").bind(before_us)).await?;
-    tx.commit().await
+    let deleted = tx.execute(deliveries.bind(before_us).bind(MOST)).await?.rows_affected();
+    let more = i64::try_from(deleted).unwrap_or(0) >= MOST;
+    if !more {
+        tx.execute(sql("delete from webhook_minute where minute_us < $1").bind(before_us)).await?;
+    }
+    tx.commit().await?;
+    Ok(more)
 }
