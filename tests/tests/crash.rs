@@ -6,6 +6,7 @@ mod conference;
 mod disk_full;
 mod kill;
 mod locked;
+mod lost_files;
 mod python_participants;
 mod saga_retention;
 mod sagas;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::json;
-use skald_tests::{House, Setup, binary, eventually, tree};
+use skald_tests::{House, Receiver, Setup, binary, eventually, tree};
 
 /// The blocks of shell of a guide, joined.
 fn shell(guide: &str) -> String {
@@ -92,11 +92,17 @@ async fn keys_are_made_and_a_backup_is_taken_and_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumers_bug_is_put_right() {
+async fn a_consumers_bug_is_put_right_and_a_receivers_outage_made_good() {
     let program = binary::path().with_file_name("examples").join("receipts");
     assert!(program.exists(), "cargo build --examples");
     let mut house = Setup::program(&program, None).start().await;
     house.claim("write-receipt"); // What is replayed as it was is dead once more.
+    // An endpoint that is out of order while the orders come.
+    let receiver = Receiver::answering(&[204]).await;
+    let endpoint = json!({"url": receiver.url(), "types": ["com.acme.order.paid"]});
+    let endpoint = house.post("/v1/webhooks", endpoint).await.json_of(201);
+    let disable = format!("/v1/webhooks/{}/disable", endpoint["id"].as_str().unwrap());
+    house.post(&disable, json!({})).await.check(200);
     let orders = tree::root().join("examples/orders.jsonl");
     let base = house.base();
     let publish = ["publish", orders.to_str().unwrap(), "--url", &base];
@@ -106,6 +112,8 @@ async fn a_consumers_bug_is_put_right() {
     })
     .await;
     follow("docs/recovery.md", &house);
+    let paid = house.get("/v1/events?type=com.acme.order.paid").await.json_of(200);
+    receiver.wait_for(paid["items"].as_array().unwrap().len()).await;
     let receipt = "/v1/events?type=com.acme.receipt.written&subject=o-1006";
     eventually("the edited order has its receipt", async || {
         let found = house.get(receipt).await.json_of(200);
