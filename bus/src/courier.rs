@@ -17,6 +17,9 @@ use crate::pull::{self, Lease, LeaseError};
 use crate::work::{self, Claim, LeaseToken, Outcome, WorkId};
 use crate::{Db, Log, NodeId, signals};
 
+/// Rows settled in one transaction: a thousand that fail at the same moment must not keep others from
+/// writing for seconds.
+const SETTLED_MAX: usize = 512;
 /// Longest wait without looking.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -80,7 +83,7 @@ impl<C: Courier> Round<C> {
         let mut woken = self.db.signals().subscribe(signals::WORK);
         let mut trips: JoinSet<(Answer, C::Note)> = JoinSet::new();
         let (answers, inbox) = mpsc::channel(self.in_flight_max);
-        let settler = tokio::spawn(settle(Arc::clone(&self.courier), inbox, self.in_flight_max));
+        let settler = tokio::spawn(settle(Arc::clone(&self.courier), inbox));
         while !self.stop.is_cancelled() {
             woken.borrow_and_update();
             let room = self.in_flight_max.saturating_sub(trips.len()).min(self.claim_max);
@@ -149,13 +152,9 @@ impl<C: Courier> Round<C> {
 }
 
 /// Writes outcomes, as many together as have come in.
-async fn settle<C: Courier>(
-    courier: Arc<C>,
-    mut inbox: mpsc::Receiver<(Answer, C::Note)>,
-    most: usize,
-) {
+async fn settle<C: Courier>(courier: Arc<C>, mut inbox: mpsc::Receiver<(Answer, C::Note)>) {
     let mut settled = Vec::new();
-    while inbox.recv_many(&mut settled, most).await > 0 {
+    while inbox.recv_many(&mut settled, SETTLED_MAX).await > 0 {
         let (answers, notes): (Vec<Answer>, Vec<C::Note>) = settled.drain(..).unzip();
         while let Err(error) = courier.settle(&answers, &notes).await {
             // The outcome is known and must not be lost: the lease outlasts a short outage.
