@@ -123,7 +123,11 @@ fn came(kind: &str, item: &Value) -> Vec<comfy_table::Cell> {
     let name = ["type", "definition", "task", "webhook"].iter().find(|n| !event[**n].is_null());
     let name = name.map_or(&Value::Null, |name| &event[*name]);
     let status = text(&item["status"]);
-    vec![cell(kind.trim_end_matches('s')), cell(text(id)), cell(text(name)), state(&status)]
+    let kind = match kind.strip_suffix("ies") {
+        Some(stem) => format!("{stem}y"), // deliveries
+        None => kind.trim_end_matches('s').to_owned(),
+    };
+    vec![cell(kind), cell(text(id)), cell(text(name)), state(&status)]
 }
 
 fn one(shown: &Value, output: &Output) -> std::io::Result<()> {

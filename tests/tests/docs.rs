@@ -84,6 +84,23 @@ async fn a_push_consumer_is_registered_as_the_guide_writes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_saga_is_written_walked_drawn_and_run() {
+    let house = House::start().await;
+    let out = follow("docs/sagas.md", &house).stdout;
+    assert!(String::from_utf8_lossy(&out).contains("COMPLETED"), "{out:?}");
+    let saga = house.get("/v1/sagas/order-42").await.json_of(200);
+    assert_eq!(saga["status"], "completed", "{saga:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_registered_in_both_ways_of_the_guide() {
+    let house = House::start().await;
+    follow("docs/webhooks.md", &house);
+    let list = house.get("/v1/webhooks").await.json_of(200);
+    assert_eq!(list["items"].as_array().unwrap().len(), 2, "{list:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_are_made_and_a_backup_is_taken_and_put_back() {
     let house = House::start().await;
     house.publish(json!({"type": "com.acme.order.placed"})).await;
