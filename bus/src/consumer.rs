@@ -7,7 +7,7 @@ use schemas::{Event, Patterns};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Delivery, Failure, Policy, Recorded, Tx};
+use crate::{Db, Delivery, Failure, Policy, Recorded, Tx};
 
 /// The data of one type of event.
 ///
@@ -107,8 +107,30 @@ pub trait BatchConsumer: Send + Sync + 'static {
     /// fewer transactions.
     const LINGER: std::time::Duration = std::time::Duration::ZERO;
 
+    /// Events in one batch at most: few for one that makes many rows of each.
+    const BATCH: usize = crate::handler::BATCH;
+
     /// Which events it wants.
     fn types(&self) -> Patterns;
+
+    /// Whether it can take another batch now; otherwise it is asked again after work has ended, or
+    /// after a second.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Whether [`BatchConsumer::handle`] would do anything with these events. Where it would not, the
+    /// position moves without a transaction, and is written once a second. Configuration that decides
+    /// is to be read here, after the events were: what it was before they were accepted is seen.
+    ///
+    /// Where the log may hold an event twice, the second one is asked about anew.
+    fn is_concerned(
+        &self,
+        _events: &[Arc<Recorded>],
+        _db: &Db,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send {
+        std::future::ready(Ok(true))
+    }
 
     /// Handles the events, which are in order of the log. It must not do slow I/O.
     fn handle(

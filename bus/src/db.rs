@@ -1,13 +1,14 @@
 //! The state database: one SQL text on SQLite and Postgres.
 
+use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::{Any, AnyPool, ConnectOptions as _, Connection as _};
 
-use crate::signals::Signals;
+use crate::signals::{self, Signals};
 use crate::{Clock, Tx};
 
 /// Connections that read at once on SQLite.
@@ -72,6 +73,14 @@ pub struct Db {
     pooled: bool,
     clock: Clock,
     signals: Arc<Signals>,
+    configured: Arc<Mutex<HashMap<&'static str, Configured>>>,
+}
+
+/// What version a kind of configuration was at, when so many changes had been told of.
+#[derive(Clone, Copy)]
+struct Configured {
+    changes: u64,
+    version: i64,
 }
 
 impl Db {
@@ -95,7 +104,8 @@ impl Db {
             .await
             .map_err(|source| DbError::Connect { url: without_password(url), source })?;
         let pooled = address.pooled;
-        let db = Db { dialect, write, read, pooled, clock, signals: Arc::default() };
+        let (signals, configured) = (Arc::default(), Arc::default());
+        let db = Db { dialect, write, read, pooled, clock, signals, configured };
         db.follow_clock().await.map_err(DbError::Prepare)?;
         crate::migrate::migrate(&db).await?;
         Ok(db)
@@ -117,6 +127,32 @@ impl Db {
     #[must_use]
     pub fn signals(&self) -> &Signals {
         &self.signals
+    }
+
+    /// The version that `kind` of configuration is at. What had changed before this was called is seen,
+    /// if the transaction that changed it woke [`signals::CONFIG`].
+    ///
+    /// A file is changed by this process alone, which knows of each change before whoever made it: there
+    /// it is read once for each.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn config_version(&self, kind: &'static str) -> Result<i64, sqlx::Error> {
+        let changes = self.signals.count(signals::CONFIG);
+        let known = {
+            let configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+            configured.get(kind).copied()
+        };
+        if let (Dialect::Sqlite, Some(known)) = (self.dialect, known)
+            && known.changes == changes
+        {
+            return Ok(known.version);
+        }
+        let query = sql("select version from config_version where kind = $1").bind(kind);
+        let version = self.fetch_optional(query).await?.map_or(0, |row| sqlx::Row::get(&row, 0));
+        let mut configured = self.configured.lock().unwrap_or_else(PoisonError::into_inner);
+        configured.insert(kind, Configured { changes, version });
+        Ok(version)
     }
 
     /// Begins a transaction that may write. On SQLite it takes the write lock at once: one that
@@ -324,6 +360,8 @@ async fn pool(
     first.close().await?;
     AnyPoolOptions::new()
         .max_connections(connections)
+        // A file does not go away between two statements, as a server may.
+        .test_before_acquire(prepare.is_empty())
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)

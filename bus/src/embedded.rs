@@ -1,7 +1,7 @@
 //! The log in one SQLite file, durable by group commit.
 //!
 //! A publish call goes over a bounded queue to the `writer`, a thread that owns the one writing
-//! connection: it takes all that wait, inserts them in one transaction, lets SQLite sync it to the
+//! connection: it takes all that wait (`gather`), inserts them in one transaction, lets SQLite sync it to the
 //! disk and only then answers. What was just written is kept in memory (`recent`), so consumers at
 //! the end of the log read no disk. `reader` serves everything else, `prune` deletes, `checkpoint`
 //! moves the write-ahead log into the file without holding up the writer.
@@ -10,6 +10,7 @@
 //! connections, so no dropped future can leave a transaction behind, and a row costs a third.
 
 mod checkpoint;
+mod gather;
 mod names;
 mod prune;
 mod reader;

@@ -69,7 +69,12 @@ pub struct Spec {
     pub rebuilds: bool,
     /// How long it waits for a fuller batch.
     pub linger: Duration,
+    /// Events in one batch at most.
+    pub batch: usize,
 }
+
+/// Events in one batch, where a consumer does not say.
+pub(crate) const BATCH: usize = 2_048;
 
 /// One event for a handler.
 #[derive(Clone)]
@@ -111,6 +116,14 @@ pub trait Handler: Send + Sync + 'static {
         ordered: bool,
         tx: &mut Tx,
     ) -> Result<Vec<Handled>, sqlx::Error>;
+
+    /// See [`BatchConsumer::is_concerned`].
+    ///
+    /// # Errors
+    /// Those of the database.
+    async fn is_concerned(&self, _items: &[Item], _db: &Db) -> Result<bool, sqlx::Error> {
+        Ok(true)
+    }
 
     /// Whether it can take more now; otherwise it is asked again after work has ended.
     ///
@@ -161,6 +174,7 @@ impl<C: Consumer> Each<C> {
             side_effects: C::SIDE_EFFECTS,
             rebuilds: false,
             linger: Duration::ZERO,
+            batch: BATCH,
         };
         Ok(Each { consumer, spec })
     }
@@ -222,6 +236,7 @@ impl<C: BatchConsumer> Whole<C> {
             side_effects: C::SIDE_EFFECTS,
             rebuilds: C::REBUILDS,
             linger: C::LINGER,
+            batch: C::BATCH,
         };
         Whole { consumer, spec }
     }
@@ -269,6 +284,16 @@ impl<C: BatchConsumer> Handler for Whole<C> {
             }
         }
         Ok(answers)
+    }
+
+    async fn is_concerned(&self, items: &[Item], db: &Db) -> Result<bool, sqlx::Error> {
+        let events: Vec<Arc<Recorded>> =
+            items.iter().map(|item| Arc::clone(&item.recorded)).collect();
+        self.consumer.is_concerned(&events, db).await
+    }
+
+    async fn has_room(&self, _db: &Db) -> Result<bool, sqlx::Error> {
+        Ok(self.consumer.has_room())
     }
 
     async fn switch(

@@ -48,6 +48,10 @@ impl BatchConsumer for IndexLineage {
         Patterns::everything()
     }
 
+    async fn is_concerned(&self, events: &[Arc<Recorded>], _: &Db) -> Result<bool, sqlx::Error> {
+        Ok(events.iter().any(|event| event.event.causationid().is_some()))
+    }
+
     async fn handle(
         &self,
         events: &[Arc<Recorded>],

@@ -13,10 +13,13 @@ pub(crate) fn log_committed(events: usize, took: Duration) {
     histogram!("skald_log_commit_seconds").record(took.as_secs_f64());
 }
 
-/// A publish call was answered.
-pub(crate) fn published(receipts: &[Receipt]) {
-    let duplicates = receipts.iter().filter(|receipt| receipt.duplicate).count() as u64;
-    counter!("skald_events_published_total").increment(receipts.len() as u64 - duplicates);
+/// Publish calls are answered.
+pub(crate) fn published<'a>(receipts: impl Iterator<Item = &'a Receipt>) {
+    let (mut new, mut duplicates) = (0, 0);
+    for receipt in receipts {
+        *if receipt.duplicate { &mut duplicates } else { &mut new } += 1;
+    }
+    counter!("skald_events_published_total").increment(new);
     counter!("skald_events_duplicate_total").increment(duplicates);
 }
 
@@ -25,15 +28,19 @@ pub(crate) fn published(receipts: &[Receipt]) {
 pub(crate) fn work_settled(queue: &str, verdict: crate::work::Verdict) {
     use crate::work::Verdict;
     match verdict {
-        Verdict::Done => {
-            counter!("skald_work_done_total", "queue" => queue.to_owned()).increment(1);
-        }
+        Verdict::Done => work_done(queue, 1),
         Verdict::Again => {
             counter!("skald_work_retried_total", "queue" => queue.to_owned()).increment(1);
         }
         Verdict::Dead => dead_letter(queue),
         Verdict::Expired => {}
     }
+}
+
+/// So many pieces of work of `queue` were done.
+#[cfg(feature = "database")]
+pub(crate) fn work_done(queue: &str, count: usize) {
+    counter!("skald_work_done_total", "queue" => queue.to_owned()).increment(count as u64);
 }
 
 /// An event became a dead letter.

@@ -35,6 +35,7 @@ impl Feeder {
             side_effects: of.side_effects,
             rebuilds: false,
             linger: Duration::ZERO,
+            batch: crate::handler::BATCH,
         };
         Feeder { spec, queue }
     }

@@ -25,8 +25,6 @@ use crate::{
     Db, Log, Page, Read, ReadError, Recorded, Seq, coverage, inbox, metrics, signals, span,
 };
 
-/// Events in one batch.
-const BATCH: usize = 2_048;
 /// Wait after a failure of the log or the database; doubles up to the maximum.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -180,8 +178,9 @@ impl Runner {
     /// Waits for a fuller batch, unless there is one already.
     async fn linger(&self, from: Seq, head: &watch::Receiver<Seq>) {
         let waiting = head.borrow().get() - from.get();
-        let linger = self.handler.spec().linger;
-        if !linger.is_zero() && waiting < i64::try_from(BATCH).unwrap_or(i64::MAX) {
+        let spec = self.handler.spec();
+        let (linger, batch) = (spec.linger, spec.batch);
+        if !linger.is_zero() && waiting < i64::try_from(batch).unwrap_or(i64::MAX) {
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = tokio::time::sleep(linger) => {}
@@ -190,7 +189,8 @@ impl Runner {
     }
 
     async fn batch(&self, at: &mut Position, from: Seq) -> Result<(), BatchError> {
-        let read = Read::after(from).types(at.config.types.clone()).limit(BATCH);
+        let batch = self.handler.spec().batch;
+        let read = Read::after(from).types(at.config.types.clone()).limit(batch);
         let page = self.log.read(read).await?;
         let wanted = |event: &&Arc<Recorded>| {
             at.assignment.wants(partition_of(&event.event), event.seq)
@@ -203,7 +203,14 @@ impl Runner {
             .map(|event| Item { recorded: Arc::clone(event), attempt: 1, replayed: false })
             .collect();
         at.read_through = page.through;
-        if items.is_empty() && at.covered && at.committed.elapsed() < IDLE_COMMIT {
+        let may_wait = at.covered && at.committed.elapsed() < IDLE_COMMIT;
+        if may_wait && items.is_empty() {
+            return Ok(());
+        }
+        // Most events start no saga, have no cause and go to no endpoint: their consumers have done
+        // all with a look, without the write lock and a sync of the disk.
+        if may_wait && !self.handler.is_concerned(&items, &self.db).await? {
+            metrics::consumed(&at.config.name, items.len(), 0, Duration::ZERO);
             return Ok(());
         }
         let span = span::process(&at.config.name, items.len(), "first");

@@ -67,6 +67,11 @@ impl Signals {
         self.with(topic, |sender| sender.send_modify(|count| *count = count.wrapping_add(1)));
     }
 
+    /// How often those who wait on `topic` were woken.
+    pub(crate) fn count(&self, topic: &'static str) -> u64 {
+        self.with(topic, |sender| *sender.borrow())
+    }
+
     /// Something to wait on: `changed()` returns after the next notify.
     #[must_use]
     pub fn subscribe(&self, topic: &'static str) -> watch::Receiver<u64> {

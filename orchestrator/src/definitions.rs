@@ -132,8 +132,7 @@ impl Definitions {
     /// # Errors
     /// Those of the database.
     pub async fn newest(&self) -> Result<Arc<HashMap<String, Registered>>, sqlx::Error> {
-        let query = sql("select version from config_version where kind = 'saga'");
-        let version = self.db.fetch_optional(query).await?.map_or(0, |row| row.get(0));
+        let version = self.db.config_version("saga").await?;
         {
             let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
             if cache.version == version {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bus::{BatchConsumer, Failure, Recorded, Tx, built, bulk, signals};
+use bus::{BatchConsumer, Db, Failure, Recorded, Tx, built, bulk, signals};
 use minijinja::Value as Dynamic;
 use schemas::{Event, Patterns};
 use serde_json::Value;
@@ -41,6 +41,15 @@ impl BatchConsumer for StartSagas {
 
     fn types(&self) -> Patterns {
         Patterns::everything()
+    }
+
+    async fn is_concerned(&self, events: &[Arc<Recorded>], db: &Db) -> Result<bool, sqlx::Error> {
+        let newest = self.definitions.newest().await?;
+        let mut starts = newest.values().filter_map(|known| known.definition.start.as_ref());
+        let starts =
+            starts.any(|start| events.iter().any(|event| start.types.matches(&event.event.kind)));
+        // Without a definition nothing waits.
+        Ok(starts || !newest.is_empty() && store::any_waits(db).await?)
     }
 
     async fn handle(

@@ -471,6 +471,11 @@ pub(crate) async fn wait_for_events(
     Ok(())
 }
 
+/// Whether any saga waits for an event.
+pub(crate) async fn any_waits(db: &Db) -> Result<bool, sqlx::Error> {
+    Ok(db.fetch_optional(sql("select 1 from saga_wait limit 1")).await?.is_some())
+}
+
 /// The steps, with definition and version, at which sagas wait for events. One look at the index for
 /// each, however many sagas wait there: a `distinct` would read them all.
 pub(crate) async fn steps_that_wait(

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, params};
 use schemas::{Event, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::embedded::checkpoint::Checkpoints;
+use crate::embedded::gather::Gathered;
 use crate::embedded::names::Names;
 use crate::log::Restored;
 use crate::metrics;
@@ -17,10 +18,6 @@ use crate::{Clock, Receipt, Recorded, Seq};
 
 /// Publish calls that may wait for the writer; further ones wait for a place.
 pub(super) const QUEUE_MAX: usize = 4_096;
-/// Events past which no further call joins a commit, which bounds its length in time.
-const COMMIT_EVENTS_MAX: usize = 4_096;
-/// Bytes past which no further call joins a commit.
-const COMMIT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A checkpoint is asked for after this many events.
 const CHECKPOINT_EVENTS: usize = 4_096;
 /// And after this many commits.
@@ -90,20 +87,12 @@ impl Writer {
 
     /// Runs until every sender is gone and the queue is empty.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut before = 0;
         while let Some(first) = queue.blocking_recv() {
-            let mut group = Vec::new();
-            let mut other = self.take(first, &mut group);
-            let (mut events, mut bytes) = size(&group);
-            while other.is_none() && events < COMMIT_EVENTS_MAX && bytes < COMMIT_BYTES_MAX {
-                let Ok(command) = queue.try_recv() else { break };
-                other = self.take(command, &mut group);
-                if let (None, Some(publish)) = (&other, group.last()) {
-                    events += publish.events.len();
-                    bytes += publish.bytes;
-                }
-            }
-            if !group.is_empty() {
-                self.commit(group);
+            let Gathered { calls, other, .. } = Gathered::gather(first, &mut queue, before);
+            before = calls.len();
+            if !calls.is_empty() {
+                self.commit(calls);
             }
             match other {
                 Some(Command::Delete { seqs, sealed, reply }) => {
@@ -119,19 +108,10 @@ impl Writer {
         let _ = self.connection.execute_batch("pragma wal_checkpoint(truncate)");
     }
 
-    fn take(&self, command: Command, group: &mut Vec<Publish>) -> Option<Command> {
-        match command {
-            Command::Publish(publish) => {
-                group.push(publish);
-                None
-            }
-            Command::Delete { .. } | Command::Restore { .. } => Some(command),
-        }
-    }
-
     fn commit(&mut self, group: Vec<Publish>) {
         let started = Instant::now();
-        let (before, events) = (self.last, size(&group).0);
+        let before = self.last;
+        let events = group.iter().map(|publish| publish.events.len()).sum();
         let mut replies = Vec::with_capacity(group.len());
         let mut calls = Vec::with_capacity(group.len());
         for publish in group {
@@ -146,8 +126,8 @@ impl Writer {
                 self.recent.extend(recorded);
                 // Before the answers: who was told of an event finds it by the head.
                 self.head.send_replace(self.last);
+                metrics::published(answers.iter().flatten());
                 for (reply, receipts) in replies.into_iter().zip(answers) {
-                    metrics::published(&receipts);
                     let _ = reply.send(Ok(receipts));
                 }
             }
@@ -168,7 +148,7 @@ impl Writer {
         let at = self.clock.now().max(self.recorded_at);
         let Writer { connection, sources, types, last, .. } = self;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut group = Group { tx: &tx, sources, types, last, at, growth: HashMap::new() };
+        let mut group = Group::new(&tx, sources, types, last, at)?;
         let mut answers = Vec::with_capacity(calls.len());
         let mut recorded = Vec::new();
         for events in calls {
@@ -179,6 +159,7 @@ impl Writer {
             answers.push(receipts);
         }
         group.note_growth()?;
+        drop(group);
         tx.commit()?;
         self.recorded_at = at;
         Ok((answers, recorded))
@@ -188,7 +169,7 @@ impl Writer {
         let Writer { connection, sources, types, last, .. } = self;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let at = self.recorded_at;
-        let mut group = Group { tx: &tx, sources, types, last, at, growth: HashMap::new() };
+        let mut group = Group::new(&tx, sources, types, last, at)?;
         let mut written = Vec::new();
         for Recorded { seq, recorded_at, event } in events {
             *group.last = seq.previous().max(*group.last);
@@ -197,6 +178,7 @@ impl Writer {
         }
         group.note_growth()?;
         let at = group.at;
+        drop(group);
         if let Some((newest, pruned)) = end {
             *last = newest.max(*last);
             for (kind, through) in pruned {
@@ -262,6 +244,7 @@ type Written = (Vec<Vec<Receipt>>, Vec<(Arc<Recorded>, usize)>);
 /// One transaction under way.
 struct Group<'a> {
     tx: &'a Transaction<'a>,
+    insert: CachedStatement<'a>,
     sources: &'a mut Names,
     types: &'a mut Names,
     last: &'a mut Seq,
@@ -270,7 +253,21 @@ struct Group<'a> {
     growth: HashMap<i64, (i64, i64)>,
 }
 
-impl Group<'_> {
+impl<'a> Group<'a> {
+    fn new(
+        tx: &'a Transaction<'a>,
+        sources: &'a mut Names,
+        types: &'a mut Names,
+        last: &'a mut Seq,
+        at: Timestamp,
+    ) -> rusqlite::Result<Group<'a>> {
+        let insert = tx.prepare_cached(
+            "insert into event (seq, source, id, type, recorded_at_us, attributes, data_kind, data)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) on conflict (source, id) do nothing",
+        )?;
+        Ok(Group { tx, insert, sources, types, last, at, growth: HashMap::new() })
+    }
+
     fn insert(
         &mut self,
         event: Event,
@@ -281,23 +278,16 @@ impl Group<'_> {
         let seq = self.last.next();
         let attributes = event.attributes_json();
         let data = event.data.as_bytes();
-        let inserted = self
-            .tx
-            .prepare_cached(
-                "insert into event (seq, source, id, type, recorded_at_us, attributes, data_kind,
-                     data) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-                 on conflict (source, id) do nothing",
-            )?
-            .execute(params![
-                seq.get(),
-                source,
-                event.id.as_str(),
-                kind,
-                self.at.as_micros(),
-                attributes,
-                event.data.kind_code(),
-                data
-            ])?;
+        let inserted = self.insert.execute(params![
+            seq.get(),
+            source,
+            event.id.as_str(),
+            kind,
+            self.at.as_micros(),
+            attributes,
+            event.data.kind_code(),
+            data
+        ])?;
         let (id, origin) = (event.id.clone(), event.source.clone());
         if inserted == 0 {
             let first: i64 = self
@@ -324,10 +314,4 @@ impl Group<'_> {
         }
         Ok(())
     }
-}
-
-fn size(group: &[Publish]) -> (usize, usize) {
-    group.iter().fold((0, 0), |(events, bytes), publish| {
-        (events + publish.events.len(), bytes + publish.bytes)
-    })
 }

@@ -102,7 +102,7 @@ impl Publisher {
             [event] => vec![self.one(0, event).await?],
             events => self.batch(events).await?,
         };
-        crate::metrics::published(&receipts);
+        crate::metrics::published(receipts.iter());
         Ok(receipts)
     }
 
