@@ -1,6 +1,7 @@
 //! The HTTP API.
 //!
-//! A request goes through `gate` (who is it, may they) to the handler of its resource. Bodies are
+//! A request comes in at the `front` and goes through the `gate` (who is it, may they) to the handler
+//! of its resource. Bodies are
 //! read by `body`, which finds all faults at once; every refusal leaves as a `problem`.
 
 mod analytics;
@@ -10,6 +11,7 @@ mod consumers;
 mod dead_letters;
 mod deliveries;
 pub(crate) mod events;
+mod front;
 mod gate;
 mod health;
 mod leases;
@@ -18,6 +20,7 @@ mod listing;
 pub(crate) mod problem;
 mod publish;
 mod replays;
+mod request_metrics;
 mod router;
 mod saga_commands;
 mod saga_definitions;
@@ -28,5 +31,6 @@ mod trace_context;
 mod webhook_body;
 mod webhooks;
 
-pub use router::router;
+pub use front::Front;
+use router::router;
 pub use state::{Access, Shared, State};

@@ -56,7 +56,7 @@ enum What {
     /// Measure sagas of three steps, and many that wait.
     Sagas(SagasArgs),
     /// Measure webhooks in this program beside a bare client that posts the same.
-    Webhooks(Options),
+    Webhooks(WebhooksArgs),
     /// The reference of `http`: answers every publish request at once.
     #[command(hide = true)]
     Noop(noop::NoopArgs),
@@ -92,6 +92,15 @@ struct SagasArgs {
     /// Measure on this database, where there are no sagas yet: `postgres://USER@HOST/NAME`.
     #[arg(long, value_name = "URL", requires = "log")]
     database: Option<String>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Args, Debug)]
+struct WebhooksArgs {
+    /// Measure these only.
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    only: Vec<webhooks::Part>,
     #[command(flatten)]
     options: Options,
 }
@@ -180,7 +189,7 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         What::Log(args) => log(args).await,
         What::Http(options) => http(&options).await,
         What::Sagas(args) => sagas(args).await,
-        What::Webhooks(options) => webhooks(&options).await,
+        What::Webhooks(args) => webhooks(args).await,
         What::Noop(args) => noop::run(&args).await,
     }
 }
@@ -262,13 +271,14 @@ async fn sagas(args: SagasArgs) -> anyhow::Result<()> {
     measured
 }
 
-async fn webhooks(options: &Options) -> anyhow::Result<()> {
+async fn webhooks(args: WebhooksArgs) -> anyhow::Result<()> {
+    let options = &args.options;
     let mut settings = crate::config::Settings::default();
     "warn".clone_into(&mut settings.logs.filter);
     let telemetry = crate::telemetry::init(&settings)?;
     let folder = Folder::new(options.data.as_deref())?;
     let mut report = Report::new(options.quick);
-    let measured = webhooks::measure(options.extent(), &folder, &mut report).await;
+    let measured = webhooks::measure(options.extent(), &args.only, &folder, &mut report).await;
     telemetry.shutdown();
     report.print(options.json)?;
     measured

@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use webhooks::{DeliverWebhooks, FanOutWebhooks, ReplayToWebhooks};
+use webhooks::{DeliverWebhooks, DirectLane, FanOutWebhooks, ReplayToWebhooks};
 
 use crate::api::{self, Access, Shared, State};
 use crate::config::Settings;
@@ -145,11 +145,15 @@ pub struct Node {
 }
 
 /// The consumers that come with Skald.
-fn built_in(sagas: &Definitions, env: &BTreeMap<String, String>) -> [Arc<dyn Handler>; 3] {
+fn built_in(
+    sagas: &Definitions,
+    env: &BTreeMap<String, String>,
+    lane: DirectLane,
+) -> [Arc<dyn Handler>; 3] {
     [
         Arc::new(Whole::new(CountEvents, Kind::Builtin)),
         Arc::new(Whole::new(StartSagas::new(sagas.clone(), env), Kind::Builtin)),
-        Arc::new(Whole::new(FanOutWebhooks::new(), Kind::Builtin)),
+        Arc::new(Whole::new(FanOutWebhooks::new(lane), Kind::Builtin)),
     ]
 }
 
@@ -160,6 +164,7 @@ struct Posts {
     egress: Egress,
     seal: Option<Seal>,
     node: NodeId,
+    lane: DirectLane,
     retention: Duration,
     stop: CancellationToken,
 }
@@ -167,7 +172,7 @@ struct Posts {
 impl Posts {
     /// Starts what posts to push consumers, and to webhooks.
     fn start(self) -> (JoinHandle<()>, JoinHandle<()>) {
-        let Posts { db, log, egress, seal, node, retention, stop } = self;
+        let Posts { db, log, egress, seal, node, lane, retention, stop } = self;
         let push = PushWorker {
             db: db.clone(),
             log: Arc::clone(&log),
@@ -176,7 +181,7 @@ impl Posts {
             node: node.clone(),
             stop: stop.clone(),
         };
-        let deliver = DeliverWebhooks::run(db, log, egress, seal, node, retention, stop);
+        let deliver = DeliverWebhooks { db, log, egress, seal }.run(node, lane, retention, stop);
         (tokio::spawn(push.run()), tokio::spawn(deliver))
     }
 }
@@ -205,7 +210,8 @@ impl Node {
         let seal = seal(&settings, profile)?;
         let definitions = Definitions::new(db.clone());
         let env = saga_env(&settings);
-        handlers.extend(built_in(&definitions, &env));
+        let lane = DirectLane::default();
+        handlers.extend(built_in(&definitions, &env, lane.clone()));
         let own = handlers.iter().map(|handler| Arc::clone(&handler.spec().name));
         let parts = own.chain([bus::lineage::IndexLineage::NAME.into()]).collect();
         let platform = Platform {
@@ -226,6 +232,7 @@ impl Node {
             egress: egress.clone(),
             seal: seal.clone(),
             node: platform.node().clone(),
+            lane,
             retention: settings.webhooks.retention.0,
             stop: stop_push.clone(),
         }
@@ -252,11 +259,7 @@ impl Node {
             timeout: settings.http.timeout.0,
             stop: stop.clone(),
         });
-        let router = api::router(state);
-        let ended = stop.clone().cancelled_owned();
-        let http = tokio::spawn(async move {
-            axum::serve(listener, router).with_graceful_shutdown(ended).await
-        });
+        let http = serve(listener, state, stop.clone());
         Ok(Node {
             address,
             db,
@@ -322,6 +325,17 @@ impl Node {
             }
         }
     }
+}
+
+/// Answers HTTP until `stop`; what has begun then is answered still.
+fn serve(
+    listener: TcpListener,
+    state: State,
+    stop: CancellationToken,
+) -> JoinHandle<std::io::Result<()>> {
+    let front = tower::make::Shared::new(api::Front::new(state));
+    let served = axum::serve(listener, front).with_graceful_shutdown(stop.cancelled_owned());
+    tokio::spawn(async move { served.await })
 }
 
 /// What seals stored secrets: the configured key; in `dev` without one, a key that is made once and

@@ -1,39 +1,71 @@
-//! Couriers: workers that carry leased events somewhere slow, many at a time.
+//! Couriers: workers that carry events somewhere slow, many at a time.
 //!
 //! `Round` leases rows that are due, as many as may be on their way at once, has each carried in a
 //! task of its own, and settles what became of them in bulk. A destination that hangs holds its own
 //! places only: a queue's limit is part of the claim.
+//!
+//! A consumer in the same process need not write rows for a round to find: with a [`Dispatcher`] it
+//! hands events over as soon as its batch has committed. They are tried on the places that were
+//! taken for them (`lane`), and get rows when their outcome is known, when they take long, or when
+//! they cannot begin soon.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use futures::FutureExt;
+use schemas::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::chain;
 use crate::pull::{self, Lease, LeaseError};
-use crate::work::{self, Claim, LeaseToken, Outcome, WorkId};
-use crate::{Db, Log, NodeId, signals};
+use crate::work::{
+    self, Claim, Dispatch, LeaseToken, Outcome, Places, QueueId, Seized, Stranded, Wanted, WorkId,
+};
+use crate::{Db, Log, NodeId, Recorded, Span, Tx, signals};
+
+mod lane;
+use lane::{Boarded, Lanes, Leg, Spare};
 
 /// Rows settled in one transaction: a thousand that fail at the same moment must not keep others from
 /// writing for seconds.
 const SETTLED_MAX: usize = 512;
 /// Longest wait without looking.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long an attempt may take without a row: then it is written down as pending.
+const ROWLESS_ATTEMPT_MAX: Duration = Duration::from_millis(250);
+/// How long an event may wait for one of its queue's places without a row.
+const ROWLESS_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Events under way without rows past which the consumer is asked to wait.
+const ROWLESS_MAX: usize = 4_096;
 
 /// What became of one row.
 pub type Answer = (WorkId, LeaseToken, Outcome);
+
+/// One event on its way.
+#[derive(Clone, Debug)]
+pub struct Trip {
+    /// The row of work, or what it will be.
+    pub id: WorkId,
+    /// Which attempt this is, from 1.
+    pub attempt: i64,
+    /// The event.
+    pub event: Arc<Recorded>,
+}
 
 /// Carries events of one kind of work.
 pub trait Courier: Send + Sync + 'static {
     /// Which kind of work.
     const KIND: &'static str;
     /// What one row needs beside its event.
-    type Errand: Send + 'static;
+    type Errand: Clone + Send + Sync + 'static;
     /// What is noted of one row beside its outcome.
-    type Note: Send + 'static;
+    type Note: Send + Sync + 'static;
 
     /// Looks up what the rows need.
     fn prepare(
@@ -44,9 +76,15 @@ pub trait Courier: Send + Sync + 'static {
     /// Carries one event. It must end well before the lease does.
     fn carry(
         &self,
-        lease: &Lease,
-        errand: Self::Errand,
+        trip: &Trip,
+        errand: &Self::Errand,
     ) -> impl Future<Output = (Outcome, Self::Note)> + Send;
+
+    /// Whether a failed attempt may close its queue to others, so that nothing of it is to begin before
+    /// that is written.
+    fn holds(&self, _note: &Self::Note) -> bool {
+        false
+    }
 
     /// Writes what became of many rows. It is called again with the same when it failed.
     fn settle(
@@ -54,10 +92,106 @@ pub trait Courier: Send + Sync + 'static {
         answers: &[Answer],
         notes: &[Self::Note],
     ) -> impl Future<Output = Result<(), LeaseError>> + Send;
+
+    /// Writes what became of events that have no rows, in one transaction with
+    /// [`Landings::take_off`], which is committed here. It is called again with the same when it
+    /// failed.
+    fn land(
+        &self,
+        landings: &Landings<Self>,
+    ) -> impl Future<Output = Result<(), LeaseError>> + Send
+    where
+        Self: Sized;
+}
+
+/// An event that was sent out without a row, and what became of it.
+pub struct Landed<C: Courier> {
+    /// Its queue.
+    pub queue: QueueId,
+    /// What was carried.
+    pub trip: Trip,
+    /// What it needed.
+    pub errand: C::Errand,
+    /// How far it has come.
+    pub arrival: Arrival<C::Note>,
+    dispatch: Arc<Boarded>,
+}
+
+/// How far an event without a row has come.
+pub enum Arrival<N> {
+    /// The attempt has ended.
+    Ended(Outcome, N),
+    /// The attempt takes long: it goes on under a lease.
+    Late(Seized),
+    /// It could not begin.
+    Waiting,
+}
+
+/// Events without rows whose outcomes are written together.
+pub struct Landings<C: Courier> {
+    landed: Vec<Landed<C>>,
+    shared: Arc<Shared<C>>,
+}
+
+impl<C: Courier> Landings<C> {
+    /// The events.
+    #[must_use]
+    pub fn landed(&self) -> &[Landed<C>] {
+        &self.landed
+    }
+
+    /// Takes them off their dispatches, and gives up places that are needed no longer: whether each
+    /// event was still there. What was not has rows already, written by another process.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn take_off(&self, tx: &mut Tx) -> Result<Vec<bool>, sqlx::Error> {
+        let mut taken: BTreeMap<WorkId, i64> = BTreeMap::new();
+        for one in &self.landed {
+            *taken.entry(one.dispatch.id).or_default() += 1;
+        }
+        let held = work::end_dispatch(tx, &taken).await?;
+        let counts = self.counts();
+        let due = work::are_due(tx, counts.keys().copied()).await?;
+        let spare = self.shared.lanes.spare(&counts, &due);
+        let mut given_up: BTreeMap<QueueId, Places> = BTreeMap::new();
+        for one in self.landed.iter().filter(|one| matches!(one.arrival, Arrival::Late(_))) {
+            given_up.entry(one.queue).or_default().moved += 1;
+        }
+        for one in &spare {
+            given_up.entry(one.queue).or_default().free = i64::try_from(one.count()).unwrap_or(0);
+        }
+        if !given_up.is_empty() {
+            work::give_up_places(tx, &self.shared.node, &given_up).await?;
+        }
+        let shared = Arc::clone(&self.shared);
+        tx.after_commit(move || {
+            spare.into_iter().for_each(Spare::given_up);
+            for (queue, events) in counts {
+                let on = shared.lanes.landed(queue, events);
+                shared.go_on(queue, on);
+            }
+        });
+        Ok(self.landed.iter().map(|one| held.contains(&one.dispatch.id)).collect())
+    }
+
+    fn counts(&self) -> BTreeMap<QueueId, usize> {
+        let mut counts = BTreeMap::new();
+        for one in &self.landed {
+            *counts.entry(one.queue).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// What a task of a round tells the one that writes.
+enum Told<C: Courier> {
+    Answer(Answer, C::Note),
+    Landed(Landed<C>),
 }
 
 /// Keeps a courier busy.
-pub struct Round<C> {
+pub struct Round<C: Courier> {
     /// The courier.
     pub courier: Arc<C>,
     /// The state.
@@ -77,17 +211,287 @@ pub struct Round<C> {
     pub stop: CancellationToken,
 }
 
+/// Sends events out at once, on the round of this process. Clones are the same.
+pub struct Dispatcher<C: Courier> {
+    shared: Arc<Shared<C>>,
+}
+
+impl<C: Courier> Clone for Dispatcher<C> {
+    fn clone(&self) -> Dispatcher<C> {
+        Dispatcher { shared: Arc::clone(&self.shared) }
+    }
+}
+
+/// What the tasks of a round share.
+struct Shared<C: Courier> {
+    courier: Arc<C>,
+    db: Db,
+    node: NodeId,
+    lease: Duration,
+    stop: CancellationToken,
+    in_flight_max: u32,
+    /// One for each event that is being tried, until the one that writes has been told.
+    places: Arc<Semaphore>,
+    told: mpsc::Sender<Told<C>>,
+    lanes: Arc<Lanes<C>>,
+}
+
+/// An event to be sent out: its row, should it get one, itself, and what it needs.
+pub type Parcel<C> = (WorkId, Arc<Recorded>, <C as Courier>::Errand);
+
+/// Room for events of one queue, given back unless they depart.
+struct Room<C: Courier> {
+    shared: Arc<Shared<C>>,
+    queue: QueueId,
+    events: usize,
+}
+
+impl<C: Courier> Drop for Room<C> {
+    fn drop(&mut self) {
+        self.shared.lanes.release(self.queue, self.events);
+    }
+}
+
+/// Events of one queue that are sent out once the transaction has committed.
+struct Departure<C: Courier> {
+    room: Room<C>,
+    parcels: Vec<Parcel<C>>,
+    dispatch: Arc<Boarded>,
+    places: OwnedSemaphorePermit,
+}
+
+impl<C: Courier> Dispatcher<C> {
+    /// Sends out events when `tx` has committed, by queue: all of those that fit into the queues
+    /// that have places for them now. The others are returned, for the caller to enqueue.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn send(
+        &self,
+        tx: &mut Tx,
+        mut parcels: BTreeMap<QueueId, Vec<Parcel<C>>>,
+    ) -> Result<Vec<Parcel<C>>, sqlx::Error> {
+        let total = parcels.values().map(Vec::len).sum();
+        let Some(mut places) = self.shared.take_places(total) else {
+            return Ok(parcels.into_values().flatten().collect());
+        };
+        let (mut wanted, mut rooms) = (BTreeMap::new(), BTreeMap::new());
+        for (queue, list) in &parcels {
+            let (events, has_places) = self.shared.lanes.reserve(*queue, list.len());
+            let shared = Arc::clone(&self.shared);
+            rooms.insert(*queue, Room { shared, queue: *queue, events });
+            let seqs = list.iter().take(events).map(|(_, event, _)| event.seq).collect();
+            wanted.insert(*queue, Wanted { seqs, has_places });
+        }
+        let most = places.num_permits();
+        let begun = work::begin_dispatch(tx, &self.shared.node, &wanted, most).await?;
+        for Dispatch { id, queue, places: taken } in begun {
+            let (Some(room), Some(list)) = (rooms.remove(&queue), parcels.get_mut(&queue)) else {
+                continue;
+            };
+            let rest = list.split_off(room.events.min(list.len()));
+            let going = std::mem::replace(list, rest);
+            let Some(places) = places.split(taken) else { continue };
+            let dispatch = self.shared.lanes.board(id);
+            let departure = Departure { room, parcels: going, dispatch, places };
+            tx.after_commit(move || departure.go());
+        }
+        Ok(parcels.into_values().flatten().collect())
+    }
+
+    /// Whether there is room for another batch. Otherwise some of what is under way will have landed,
+    /// or have rows, within two seconds.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.shared.lanes.under_way() < ROWLESS_MAX
+    }
+
+    /// What carries them.
+    #[must_use]
+    pub fn courier(&self) -> &C {
+        &self.shared.courier
+    }
+
+    /// Takes over what processes that are gone had sent out, and what of this one's own got lost:
+    /// the caller, which is handed a transaction for it, writes rows for the events.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn abandoned(&self) -> Result<Option<(Tx, Vec<Stranded>)>, sqlx::Error> {
+        let Shared { db, node, lanes, .. } = &*self.shared;
+        let knows = |dispatch| lanes.knows(dispatch);
+        let holds = |queue| lanes.holds(queue);
+        if !work::any_abandoned(db, node, C::KIND, knows, holds).await? {
+            return Ok(None);
+        }
+        let mut tx = db.begin().await?;
+        let stranded = work::rescue_dispatched(&mut tx, node, C::KIND, knows, holds).await?;
+        Ok(Some((tx, stranded)))
+    }
+}
+
+impl<C: Courier> Departure<C> {
+    fn go(self) {
+        // The room is given back when what it was kept for is there.
+        let Departure { room, parcels, dispatch, places } = self;
+        let (shared, queue) = (Arc::clone(&room.shared), room.queue);
+        let deadline = Instant::now() + ROWLESS_WAIT_MAX;
+        let leg = |(id, event, errand)| Leg {
+            dispatch: Arc::clone(&dispatch),
+            trip: Trip { id, attempt: 1, event },
+            errand,
+            deadline,
+        };
+        let legs = parcels.into_iter().map(leg).collect();
+        let on = shared.lanes.add(queue, legs, places);
+        shared.go_on(queue, on);
+        drop(room);
+    }
+}
+
+impl<C: Courier> Shared<C> {
+    /// As many places as there are free, up to `wanted`.
+    fn take_places(&self, wanted: usize) -> Option<OwnedSemaphorePermit> {
+        if self.stop.is_cancelled() {
+            return None;
+        }
+        let count = wanted.min(self.places.available_permits());
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let taken = Arc::clone(&self.places).try_acquire_many_owned(count);
+        taken.ok().filter(|taken| taken.num_permits() > 0)
+    }
+
+    /// Carries one leased row and tells what came of it.
+    async fn carry(&self, lease: Lease, errand: C::Errand, place: OwnedSemaphorePermit) {
+        let trip = Trip { id: lease.work.id, attempt: lease.work.attempt, event: lease.event };
+        let (outcome, note) = self.courier.carry(&trip, &errand).await;
+        let answer = (trip.id, lease.work.token, outcome);
+        let _ = self.told.send(Told::Answer(answer, note)).await;
+        drop(place);
+    }
+
+    /// Goes on with a lane: so many start to work on it, and these events get rows.
+    fn go_on(self: &Arc<Self>, queue: QueueId, (idle, overdue): (usize, Vec<Leg<C>>)) {
+        self.work(queue, idle);
+        if !overdue.is_empty() {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move { shared.tell_waiting(queue, overdue).await });
+        }
+    }
+
+    /// Waits until no place is taken for events without rows.
+    async fn all_landed(&self) {
+        let mut outcomes = self.db.signals().subscribe(signals::OUTCOME);
+        while self.lanes.are_any() {
+            tokio::select! {
+                _ = outcomes.changed() => {}
+                () = tokio::time::sleep(ROWLESS_ATTEMPT_MAX) => {}
+            }
+        }
+    }
+
+    /// Has rows written for events that wait.
+    async fn tell_waiting(&self, queue: QueueId, legs: Vec<Leg<C>>) {
+        for Leg { dispatch, trip, errand, .. } in legs {
+            let arrival = Arrival::Waiting;
+            let one = Landed { queue, trip, errand, arrival, dispatch };
+            let _ = self.told.send(Told::Landed(one)).await;
+        }
+    }
+
+    /// Puts so many at work on idle places.
+    fn work(self: &Arc<Self>, queue: QueueId, idle: usize) {
+        for _ in 0..idle {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move {
+                while let Some(leg) = shared.lanes.next(queue) {
+                    if !shared.try_leg(queue, leg).await {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Tries one event; whether its place is still there for the next.
+    async fn try_leg(self: &Arc<Self>, queue: QueueId, leg: Leg<C>) -> bool {
+        let Leg { dispatch, trip, errand, .. } = leg;
+        let landed = |arrival| Landed {
+            queue,
+            trip: trip.clone(),
+            errand: errand.clone(),
+            arrival,
+            dispatch: Arc::clone(&dispatch),
+        };
+        let carried = AssertUnwindSafe(self.courier.carry(&trip, &errand)).catch_unwind();
+        let mut carried = pin!(carried);
+        match tokio::time::timeout(ROWLESS_ATTEMPT_MAX, &mut carried).await {
+            Ok(ended) => {
+                // One that panicked is tried again by a claim, which counts its attempts.
+                let arrival =
+                    ended.map_or(Arrival::Waiting, |(outcome, note)| Arrival::Ended(outcome, note));
+                let (failed, holds) = match &arrival {
+                    Arrival::Ended(Outcome::Done { .. }, _) => (false, false),
+                    Arrival::Ended(_, note) => (true, self.courier.holds(note)),
+                    Arrival::Late(_) | Arrival::Waiting => (true, false),
+                };
+                let on = self.lanes.tried(queue, failed, holds);
+                let _ = self.told.send(Told::Landed(landed(arrival))).await;
+                self.go_on(queue, on);
+                true
+            }
+            Err(_) => {
+                let (place, stuck) = self.lanes.leave(queue);
+                let until = self.db.clock().now().as_micros() + Span(self.lease).micros();
+                let seized = Seized::new(&self.node, Timestamp::from_micros(until));
+                let token = seized.token;
+                let _ = self.told.send(Told::Landed(landed(Arrival::Late(seized)))).await;
+                self.tell_waiting(queue, stuck).await;
+                if let Ok((outcome, note)) = carried.await {
+                    let answer = (trip.id, token, outcome);
+                    let _ = self.told.send(Told::Answer(answer, note)).await;
+                }
+                drop(place);
+                false
+            }
+        }
+    }
+}
+
 impl<C: Courier> Round<C> {
-    /// Runs until `stop`; what is on its way is waited for.
-    pub async fn run(self) {
+    /// Prepares a round: what sends events out on it, and what runs it until `stop`; then what is
+    /// on its way is waited for.
+    pub fn start(self) -> (Dispatcher<C>, impl Future<Output = ()> + Send) {
+        let (told, inbox) = mpsc::channel(self.in_flight_max);
+        let shared = Arc::new(Shared {
+            courier: Arc::clone(&self.courier),
+            db: self.db.clone(),
+            node: self.node.clone(),
+            lease: self.lease,
+            stop: self.stop.clone(),
+            in_flight_max: u32::try_from(self.in_flight_max).unwrap_or(u32::MAX),
+            places: Arc::new(Semaphore::new(self.in_flight_max)),
+            told,
+            lanes: Arc::default(),
+        });
+        let dispatcher = Dispatcher { shared: Arc::clone(&shared) };
+        (dispatcher, self.run(shared, inbox))
+    }
+
+    async fn run(self, shared: Arc<Shared<C>>, inbox: mpsc::Receiver<Told<C>>) {
+        let all_told = CancellationToken::new();
+        let writer = tokio::spawn(write(Arc::clone(&shared), inbox, all_told.clone()));
         let mut woken = self.db.signals().subscribe(signals::WORK);
-        let mut trips: JoinSet<(Answer, C::Note)> = JoinSet::new();
-        let (answers, inbox) = mpsc::channel(self.in_flight_max);
-        let settler = tokio::spawn(settle(Arc::clone(&self.courier), inbox));
         while !self.stop.is_cancelled() {
             woken.borrow_and_update();
-            let room = self.in_flight_max.saturating_sub(trips.len()).min(self.claim_max);
-            let wait = match self.begin(room, &mut trips).await {
+            let Some(places) = shared.take_places(self.claim_max) else {
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    _ = shared.places.acquire() => {}
+                }
+                continue;
+            };
+            let wait = match self.begin(&shared, places).await {
                 Ok(0) => self.until_due().await,
                 Ok(_) => Duration::ZERO,
                 Err(error) => {
@@ -97,33 +501,27 @@ impl<C: Courier> Round<C> {
             };
             tokio::select! {
                 () = self.stop.cancelled() => {}
-                Some(Ok(answer)) = trips.join_next() => {
-                    let _ = answers.send(answer).await;
-                }
-                _ = woken.changed(), if room > 0 => {}
-                () = tokio::time::sleep(wait), if room > 0 => {}
-            }
-            while let Some(Ok(answer)) = trips.try_join_next() {
-                let _ = answers.send(answer).await;
+                _ = woken.changed() => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
-        while let Some(Ok(answer)) = trips.join_next().await {
-            let _ = answers.send(answer).await;
+        for (queue, waiting) in shared.lanes.close() {
+            shared.tell_waiting(queue, waiting).await;
         }
-        drop(answers);
-        let _ = settler.await;
+        shared.all_landed().await;
+        let _everyone = shared.places.acquire_many(shared.in_flight_max).await;
+        all_told.cancel();
+        let _ = writer.await;
     }
 
     async fn begin(
         &self,
-        room: usize,
-        trips: &mut JoinSet<(Answer, C::Note)>,
+        shared: &Arc<Shared<C>>,
+        mut places: OwnedSemaphorePermit,
     ) -> Result<usize, LeaseError> {
-        if room == 0 {
-            return Ok(0);
-        }
         let owner = Some(self.node.as_str());
-        let claim = Claim { kind: C::KIND, queue: None, max: room, lease: self.lease, owner };
+        let max = places.num_permits();
+        let claim = Claim { kind: C::KIND, queue: None, max, lease: self.lease, owner };
         let claimed = work::claim(&self.db, &claim).await?;
         if claimed.is_empty() {
             return Ok(0);
@@ -132,11 +530,9 @@ impl<C: Courier> Round<C> {
         let errands = self.courier.prepare(leases).await?;
         let count = errands.len();
         for (lease, errand) in errands {
-            let courier = Arc::clone(&self.courier);
-            trips.spawn(async move {
-                let (outcome, note) = courier.carry(&lease, errand).await;
-                ((lease.work.id, lease.work.token, outcome), note)
-            });
+            let Some(place) = places.split(1) else { break };
+            let shared = Arc::clone(shared);
+            tokio::spawn(async move { shared.carry(lease, errand, place).await });
         }
         Ok(count)
     }
@@ -151,15 +547,51 @@ impl<C: Courier> Round<C> {
     }
 }
 
-/// Writes outcomes, as many together as have come in.
-async fn settle<C: Courier>(courier: Arc<C>, mut inbox: mpsc::Receiver<(Answer, C::Note)>) {
-    let mut settled = Vec::new();
-    while inbox.recv_many(&mut settled, SETTLED_MAX).await > 0 {
-        let (answers, notes): (Vec<Answer>, Vec<C::Note>) = settled.drain(..).unzip();
-        while let Err(error) = courier.settle(&answers, &notes).await {
-            // The outcome is known and must not be lost: the lease outlasts a short outage.
-            tracing::warn!(error = %chain(&error), kind = C::KIND, "writing what became of events");
-            tokio::time::sleep(LOOK).await;
+/// Writes outcomes, as many together as have come in, until `all_told`.
+async fn write<C: Courier>(
+    shared: Arc<Shared<C>>,
+    mut inbox: mpsc::Receiver<Told<C>>,
+    all_told: CancellationToken,
+) {
+    let (courier, stop) = (&shared.courier, &shared.stop);
+    let mut told = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            _ = inbox.recv_many(&mut told, SETTLED_MAX) => {}
+            () = all_told.cancelled() => return,
         }
+        let (mut answers, mut notes, mut landed) = (Vec::new(), Vec::new(), Vec::new());
+        for one in told.drain(..) {
+            match one {
+                Told::Answer(answer, note) => {
+                    answers.push(answer);
+                    notes.push(note);
+                }
+                Told::Landed(one) => landed.push(one),
+            }
+        }
+        // First what gets its row here: its answer may be among the others already. Each in a
+        // transaction of its own, so that rows and queues are locked in one order everywhere; and
+        // until it has worked, as the outcomes are known and must not be lost.
+        let landings = Landings { landed, shared: Arc::clone(&shared) };
+        while !landings.landed.is_empty()
+            && let Err(error) = courier.land(&landings).await
+            && is_to_try_again::<C>(&error, stop).await
+        {}
+        while !answers.is_empty()
+            && let Err(error) = courier.settle(&answers, &notes).await
+            && is_to_try_again::<C>(&error, stop).await
+        {}
+    }
+}
+
+/// Waits for a moment, unless the process stops: then they are tried again after the next start. The
+/// leases outlast a short outage.
+async fn is_to_try_again<C: Courier>(error: &LeaseError, stop: &CancellationToken) -> bool {
+    tracing::warn!(error = %chain(error), kind = C::KIND, "writing what became of events");
+    tokio::select! {
+        () = stop.cancelled() => false,
+        () = tokio::time::sleep(LOOK) => true,
     }
 }

@@ -129,7 +129,7 @@ pub mod pull;
 #[cfg(feature = "database")]
 mod courier;
 #[cfg(feature = "database")]
-pub use courier::{Answer, Courier, Round};
+pub use courier::{Answer, Arrival, Courier, Dispatcher, Landed, Landings, Parcel, Round, Trip};
 
 #[cfg(feature = "database")]
 pub mod dead_letter;

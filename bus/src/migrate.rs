@@ -21,6 +21,11 @@ const MIGRATIONS: &[Migration] = &[
         text: include_str!("../../migrations/0003_webhooks.sql"),
     },
     Migration { version: 4, name: "sagas", text: include_str!("../../migrations/0004_sagas.sql") },
+    Migration {
+        version: 5,
+        name: "dispatch",
+        text: include_str!("../../migrations/0005_dispatch.sql"),
+    },
 ];
 
 /// Applies what is missing, all in one transaction. Other processes that start meanwhile wait.

@@ -16,7 +16,8 @@ use uuid::Uuid;
 use crate::coverage::{Coverage, Progress};
 use crate::db::{built, sql};
 use crate::registry::{self, Registration};
-use crate::{Db, Log, Rate, Read, ReadError, Seq, Tx, bulk, signals, work};
+use crate::work::{self, WorkId};
+use crate::{Db, Log, Rate, Read, ReadError, Seq, Tx, bulk, signals};
 
 /// The id of a replay: `rpl_` and a UUIDv7.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -462,6 +463,20 @@ pub(crate) async fn running(db: &Db) -> Result<Vec<Replay>, sqlx::Error> {
 /// Those of the database.
 pub async fn change(db: &Db, id: &ReplayId, to: Status) -> Result<Option<Replay>, sqlx::Error> {
     let mut tx = db.begin().await?;
+    let changed = change_in(&mut tx, id, to).await?;
+    tx.commit().await?;
+    Ok(changed.map(|(replay, _)| replay))
+}
+
+/// The same in a transaction, with the rows that were taken back: handed over and not begun.
+///
+/// # Errors
+/// Those of the database.
+pub async fn change_in(
+    tx: &mut Tx,
+    id: &ReplayId,
+    to: Status,
+) -> Result<Option<(Replay, Vec<WorkId>)>, sqlx::Error> {
     let text = format!("select {COLUMNS} from replay where id = $1");
     let row = tx.fetch_optional(built(text).bind(id.0.clone())).await?;
     let Some(replay) = row.as_ref().map(read).transpose()? else { return Ok(None) };
@@ -474,26 +489,29 @@ pub async fn change(db: &Db, id: &ReplayId, to: Status) -> Result<Option<Replay>
         .bind(to.as_str())
         .bind(now.as_micros());
     tx.execute(query).await?;
+    let mut taken_back = Vec::new();
     if to == Status::Cancelled {
         // What was handed over and not begun is taken back; it was never done.
         let query = sql("delete from work where tag = $1 and state in ('ready', 'behind')
-             and attempt = 0 returning queue, key");
+             and attempt = 0 returning queue, key, id");
         let taken = tx.fetch_all(query.bind(id.0.clone())).await?;
+        for row in &taken {
+            taken_back.push(WorkId::from_bytes(&row.get::<Vec<u8>, _>(2))?);
+        }
         let key = |row: &AnyRow| Some((row.get(0), row.get::<Option<String>, _>(1)?));
         let mut keys: Vec<(i64, String)> = taken.iter().filter_map(key).collect();
         keys.sort_unstable();
         keys.dedup();
-        work::release_keys(&mut tx, &keys, now.as_micros()).await?;
+        work::release_keys(tx, &keys, now.as_micros()).await?;
         if let (Some(generation), Some(consumer)) =
-            (replay.generation, registry::find_in(&mut tx, &replay.consumer).await?)
+            (replay.generation, registry::find_in(tx, &replay.consumer).await?)
         {
-            registry::drop_generation(&mut tx, &consumer, generation).await?;
-            registry::touch(&mut tx).await?;
+            registry::drop_generation(tx, &consumer, generation).await?;
+            registry::touch(tx).await?;
         }
     }
     tx.wake(signals::REPLAY);
-    tx.commit().await?;
-    Ok(Some(Replay { status: to, updated_at: now, ..replay }))
+    Ok(Some((Replay { status: to, updated_at: now, ..replay }, taken_back)))
 }
 
 /// How rows of one replay ended, in one settlement.

@@ -19,6 +19,7 @@ pub struct Tx {
     outbox: Vec<String>,
     work: Vec<NewWork>,
     wake: Vec<&'static str>,
+    after: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 /// An event that the log would refuse.
@@ -38,14 +39,29 @@ pub enum StageError {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Savepoint {
     None,
-    Armed { outbox: usize, work: usize },
-    Open { outbox: usize, work: usize },
+    Armed(Gathered),
+    Open(Gathered),
+}
+
+/// How much had been gathered for the commit when a savepoint was set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Gathered {
+    outbox: usize,
+    work: usize,
+    after: usize,
 }
 
 impl Tx {
     pub(crate) fn new(transaction: Transaction<'static, Any>, db: Db) -> Tx {
-        let (outbox, work, wake) = (Vec::new(), Vec::new(), Vec::new());
-        Tx { transaction, db, savepoint: Savepoint::None, outbox, work, wake }
+        Tx {
+            transaction,
+            db,
+            savepoint: Savepoint::None,
+            outbox: Vec::new(),
+            work: Vec::new(),
+            wake: Vec::new(),
+            after: Vec::new(),
+        }
     }
 
     /// Runs a statement.
@@ -127,6 +143,9 @@ impl Tx {
         for topic in self.wake {
             self.db.signals().notify(topic);
         }
+        for action in self.after {
+            action();
+        }
         Ok(())
     }
 
@@ -148,6 +167,12 @@ impl Tx {
         Ok(())
     }
 
+    /// Calls `action` once this has committed; it is dropped when that does not happen, or is not
+    /// known to have happened.
+    pub(crate) fn after_commit(&mut self, action: impl FnOnce() + Send + 'static) {
+        self.after.push(Box::new(action));
+    }
+
     /// Wakes those who wait for `topic` once this has committed.
     pub fn wake(&mut self, topic: &'static str) {
         if !self.wake.contains(&topic) {
@@ -157,12 +182,12 @@ impl Tx {
 
     /// Guards what follows: [`Tx::undo`] takes it back, [`Tx::keep`] keeps it.
     pub(crate) fn guard(&mut self) {
-        let (outbox, work) = (self.outbox.len(), self.work.len());
-        self.savepoint = Savepoint::Armed { outbox, work };
+        let (outbox, work, after) = (self.outbox.len(), self.work.len(), self.after.len());
+        self.savepoint = Savepoint::Armed(Gathered { outbox, work, after });
     }
 
     pub(crate) async fn keep(&mut self) -> Result<(), sqlx::Error> {
-        if let Savepoint::Open { .. } = std::mem::replace(&mut self.savepoint, Savepoint::None) {
+        if let Savepoint::Open(_) = std::mem::replace(&mut self.savepoint, Savepoint::None) {
             self.db.inner(sql("release savepoint guard")).execute(&mut *self.transaction).await?;
         }
         Ok(())
@@ -171,9 +196,9 @@ impl Tx {
     pub(crate) async fn undo(&mut self) -> Result<(), sqlx::Error> {
         match std::mem::replace(&mut self.savepoint, Savepoint::None) {
             Savepoint::None => {}
-            Savepoint::Armed { outbox, work } => self.truncate(outbox, work),
-            Savepoint::Open { outbox, work } => {
-                self.truncate(outbox, work);
+            Savepoint::Armed(kept) => self.truncate(kept),
+            Savepoint::Open(kept) => {
+                self.truncate(kept);
                 let connection = &mut *self.transaction;
                 self.db.inner(sql("rollback to savepoint guard")).execute(&mut *connection).await?;
                 self.db.inner(sql("release savepoint guard")).execute(connection).await?;
@@ -188,15 +213,16 @@ impl Tx {
         script.execute(&mut *self.transaction).await.map(|_| ())
     }
 
-    fn truncate(&mut self, outbox: usize, work: usize) {
-        self.outbox.truncate(outbox);
-        self.work.truncate(work);
+    fn truncate(&mut self, kept: Gathered) {
+        self.outbox.truncate(kept.outbox);
+        self.work.truncate(kept.work);
+        self.after.truncate(kept.after);
     }
 
     async fn open_savepoint(&mut self) -> Result<(), sqlx::Error> {
-        if let Savepoint::Armed { outbox, work } = self.savepoint {
+        if let Savepoint::Armed(kept) = self.savepoint {
             self.db.inner(sql("savepoint guard")).execute(&mut *self.transaction).await?;
-            self.savepoint = Savepoint::Open { outbox, work };
+            self.savepoint = Savepoint::Open(kept);
         }
         Ok(())
     }

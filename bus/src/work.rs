@@ -7,8 +7,11 @@
 //!
 //! Rows of one `key` are tried one after the other: the first is `ready`, the others stand `behind`
 //! it and the next is set free when it has ended.
+//!
+//! What is likely to be done at the first try may be tried before it has a row: see `dispatch`.
 
 mod claim;
+mod dispatch;
 mod id;
 mod insert;
 mod key;
@@ -19,14 +22,19 @@ mod settle;
 mod wait;
 
 pub use claim::{Claim, Claimed, claim, next_due};
+pub(crate) use dispatch::{
+    Dispatch, Places, Wanted, any_abandoned, are_due, begin_dispatch, end_dispatch, give_up_places,
+    rescue_dispatched,
+};
+pub use dispatch::{Stranded, all_dispatched, dispatched};
 pub use id::{InvalidWorkId, LeaseToken, WorkId};
-pub use insert::NewWork;
 pub(crate) use insert::insert;
+pub use insert::{NewWork, Seized};
 pub(crate) use key::busy_keys;
 pub use limit::{SharedLimit, define_limit, narrow, widen};
-pub use queue::{QueueId, all_queues, counts, define, delete_queue, find, set_paused};
+pub use queue::{QueueId, counts, define, delete_queue, find, find_in, set_paused};
 pub use rescue::{free_owned, rescue};
-pub use settle::{Extended, Outcome, Settled, Verdict, extend, settle};
+pub use settle::{Extended, Outcome, Settled, Verdict, count_done, extend, settle};
 pub use wait::{Ending, wait};
 
 /// A time after every other: what has no due row, or no lease.

@@ -25,15 +25,15 @@ pub struct EgressPolicy {
 }
 
 impl EgressPolicy {
-    /// The public internet only; 5 s to connect; 256 unused connections per host, kept for 30 s.
+    /// The public internet only; 5 s to connect; 1,024 unused connections per host, kept for 30 s.
     pub const DEFAULT: EgressPolicy = EgressPolicy {
         allow_private: PrivateNetworks::Only(Vec::new()),
         proxy: None,
         connect_timeout: Duration::from_secs(5),
         // Load balancers close after 60 s; leaving well before them avoids a race on each reuse.
         idle_timeout: Duration::from_secs(30),
-        // An endpoint has at most as many as it is called with at once.
-        idle_connections_per_host_max: 256,
+        // An endpoint has at most as many as it is called with at once; many may share a host.
+        idle_connections_per_host_max: 1_024,
     };
 }
 

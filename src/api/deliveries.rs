@@ -1,5 +1,7 @@
 //! Deliveries to webhooks: what happened, and sending again.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, RawQuery, State as Extract};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
+use webhooks::Outbound;
 use webhooks::deliveries::{self, Delivery, Listing, PastAttempt, Resent};
 use webhooks::replays::Only;
 use webhooks::statistics;
@@ -89,7 +92,7 @@ pub(crate) async fn list(
     let limit = limit(&mut query);
     query.finish()?;
     let which = Listing { endpoint, status, since, before, limit: limit + 1 };
-    let mut found = deliveries::list(&state.db, &which).await?;
+    let mut found = deliveries::list(&state.db, state.log.as_ref(), &which).await?;
     let most = usize::try_from(limit).unwrap_or(1);
     let more = found.len() > most;
     found.truncate(most);
@@ -180,7 +183,11 @@ pub(crate) async fn recover(
 ) -> Result<Response, Problem> {
     let endpoint = find_webhook(&state, &id).await?;
     let mut fields = Fields::of_body(&headers, &body)?;
-    let only = fields.parsed::<Only>("only").unwrap_or(Only::Undelivered);
+    let only = fields.parsed::<Only>("only");
+    if only == Some(Only::Undelivered) {
+        fields.fault("only", "must be failed, missing or all");
+    }
+    let only = only.unwrap_or(Only::Undelivered);
     let rate = fields.parsed("rate");
     let dry_run = fields.flag("dry_run");
     let (from, to) = replays::read_range(&state, &mut fields).await?;
@@ -225,8 +232,8 @@ pub(crate) async fn test(
     let event = Event::new(kind, source, EventId::from_uuid(Uuid::now_v7()));
     let event = event.with_json(json!({ "test": true })).map_err(|_| Problem::internal())?;
     let (id, now) = (WorkId::new().prefixed(PREFIX), state.db.clock().now());
-    let seal = state.seal.as_ref();
-    let made = webhooks::attempt(&state.egress, seal, &endpoint, &id, &event, now).await;
+    let outbound = Outbound::new(Arc::new(endpoint), &state.egress, state.seal.as_ref());
+    let made = webhooks::attempt(&state.egress, &outbound, &id, &event, now).await;
     Ok(Json(AttemptBody {
         at: made.at,
         trigger: "test".to_owned(),
@@ -281,7 +288,7 @@ pub(crate) async fn statistics(
 async fn find(state: &State, id: &str) -> Result<Delivery, Problem> {
     let missing = || Problem::not_found("delivery of this id");
     let id = WorkId::parse(PREFIX, id).map_err(|_| missing())?;
-    deliveries::find(&state.db, id).await?.ok_or_else(missing)
+    deliveries::find(&state.db, state.log.as_ref(), id).await?.ok_or_else(missing)
 }
 
 pub(crate) async fn describe(state: &State, of: Delivery) -> Result<DeliveryBody, Problem> {

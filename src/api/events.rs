@@ -254,7 +254,13 @@ pub(crate) async fn trace(
         sagas.extend(found.into_iter().filter(same).map(SagaBody::from));
     }
     let seqs: Vec<Seq> = std::iter::once(&root).chain(&events).map(|event| event.seq).collect();
-    let found = webhooks::deliveries::of_events(&state.db, &seqs, DELIVERIES_OF_A_TRACE).await?;
+    let found = webhooks::deliveries::of_events(
+        &state.db,
+        state.log.as_ref(),
+        &seqs,
+        DELIVERIES_OF_A_TRACE,
+    )
+    .await?;
     let mut deliveries = Vec::with_capacity(found.len());
     for delivery in found {
         deliveries.push(deliveries::describe(&state, delivery).await?);

@@ -1,10 +1,11 @@
 //! What every request goes through: a place, an id, a span, a time limit.
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State as Extract};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -18,13 +19,24 @@ use crate::api::{State, auth, trace_context};
 
 /// Longest request id taken over from a caller.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The gate as a layer of the router.
 pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    pass(&state, route, request, |request| next.run(request)).await
+}
+
+/// Lets a request through to `handle`, or refuses it; either way it is counted under `route`.
+pub(crate) async fn pass<F: Future<Output = Response>>(
+    state: &State,
+    route: &str,
+    request: Request,
+    handle: impl FnOnce(Request) -> F,
+) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or("none", MatchedPath::as_str).to_owned();
     let id = request_id(&request);
     let span = tracing::debug_span!(
         "request",
@@ -37,35 +49,40 @@ pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next:
     trace_context::continue_from(&span, request.headers());
 
     let place = state.places.try_acquire();
-    if place.is_err() && !auth::is_open(request.uri().path()) {
-        return finish(Problem::overloaded().into_response(), &method, &route, id, started);
-    }
-    let answer = async {
-        let (mut parts, body) = request.into_parts();
-        let body = linger(body);
-        let principal = match auth::admit(&state, &parts).await {
-            Ok(principal) => principal,
-            Err(problem) => return problem.into_response(),
-        };
-        parts.extensions.insert(principal);
-        let waits = auth::waits(parts.uri.path());
-        let request = Request::from_parts(parts, body);
-        let limit = if waits { state.timeout + WAIT_MAX } else { state.timeout };
-        let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
-        match tokio::time::timeout(limit, handled).await {
-            Ok(Ok(response)) => told_as_problem(response),
-            Ok(Err(_)) => {
-                tracing::error!("a handler panicked");
-                Problem::internal().into_response()
-            }
-            Err(_) => Problem::unavailable("the request took too long").into_response(),
-        }
+    let response = if place.is_err() && !auth::is_open(request.uri().path()) {
+        Problem::overloaded().into_response()
+    } else {
+        admit(state, request, handle).instrument(span).await
     };
-    let response = answer.instrument(span).await;
-    finish(response, &method, &route, id, started)
+    finish(state, response, &method, route, id, started)
+}
+
+async fn admit<F: Future<Output = Response>>(
+    state: &State,
+    request: Request,
+    handle: impl FnOnce(Request) -> F,
+) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let body = linger(body);
+    match auth::admit(state, &parts).await {
+        Ok(principal) => parts.extensions.insert(principal),
+        Err(problem) => return problem.into_response(),
+    };
+    let waits = auth::waits(parts.uri.path());
+    let limit = if waits { state.timeout + WAIT_MAX } else { state.timeout };
+    let handled = AssertUnwindSafe(handle(Request::from_parts(parts, body))).catch_unwind();
+    match tokio::time::timeout(limit, handled).await {
+        Ok(Ok(response)) => told_as_problem(response),
+        Ok(Err(_)) => {
+            tracing::error!("a handler panicked");
+            Problem::internal().into_response()
+        }
+        Err(_) => Problem::unavailable("the request took too long").into_response(),
+    }
 }
 
 fn finish(
+    state: &State,
     mut response: Response,
     method: &axum::http::Method,
     route: &str,
@@ -80,13 +97,7 @@ fn finish(
         let id = response.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
         tracing::warn!(request.id = id, %method, route, status, "a request could not be answered");
     }
-    metrics::counter!(
-        "skald_http_requests_total",
-        "method" => method_label(method), "route" => route.to_owned(), "status" => status.to_string()
-    )
-    .increment(1);
-    metrics::histogram!("skald_http_request_seconds", "route" => route.to_owned())
-        .record(started.elapsed().as_secs_f64());
+    state.requests.count(method_label(method), route, status, started.elapsed());
     response
 }
 
@@ -115,8 +126,9 @@ fn request_id(request: &Request) -> HeaderValue {
         !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(ok)
     };
     request.headers().get(REQUEST_ID).filter(plain).cloned().unwrap_or_else(|| {
-        let id = format!("req_{}", Uuid::now_v7().simple());
-        HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("req"))
+        let mut id = *b"req_................................";
+        Uuid::now_v7().simple().encode_lower(&mut id[4..]);
+        HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("req"))
     })
 }
 

@@ -66,10 +66,13 @@ async fn refresh(state: &State) -> Result<(), Problem> {
     let rows = state
         .db
         .fetch_all(sql("select q.kind, w.state, count(*) from work w
-             join work_queue q on q.id = w.queue group by q.kind, w.state"))
+             join work_queue q on q.id = w.queue group by q.kind, w.state
+             union all
+             select q.kind, 'dispatched', cast(sum(d.legs) as bigint) from work_dispatch d
+             join work_queue q on q.id = d.queue group by q.kind"))
         .await?;
-    for kind in ["consumer", "pull", "push"] {
-        for work_state in ["ready", "leased", "behind", "done", "dead", "discarded"] {
+    for kind in ["consumer", "pull", "push", "webhook"] {
+        for work_state in ["ready", "leased", "behind", "done", "dead", "discarded", "dispatched"] {
             let found = rows.iter().find(|row| {
                 row.get::<String, _>(0) == kind && row.get::<String, _>(1) == work_state
             });

@@ -1,12 +1,13 @@
 //! `POST /v1/events`: accepts events in every form.
 
-use axum::extract::State as Extract;
+use axum::Json;
+use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use bus::Receipt;
-use bus::log::PUBLISH_EVENTS_MAX;
+use bus::log::{PUBLISH_BYTES_MAX, PUBLISH_EVENTS_MAX};
 use bytes::Bytes;
+use http_body_util::LengthLimitError;
 use schemas::http::{Defaults, Form};
 use schemas::{Event, EventId, Faults, Source, Time};
 use serde::Serialize;
@@ -16,22 +17,25 @@ use crate::api::State;
 use crate::api::problem::{Problem, ProblemBody};
 use crate::keys::Principal;
 
+/// Where events are published.
+pub(crate) const PATH: &str = "/v1/events";
+
 /// What is known of an accepted event.
 #[derive(ToSchema, Serialize)]
-pub(crate) struct ReceiptBody {
-    id: String,
-    source: String,
+pub(crate) struct ReceiptBody<'a> {
+    id: &'a str,
+    source: &'a str,
     /// Its place in the order of all events; for a duplicate that of the first.
     seq: i64,
     /// Whether `(source, id)` had been accepted before.
     duplicate: bool,
 }
 
-impl From<&Receipt> for ReceiptBody {
-    fn from(receipt: &Receipt) -> ReceiptBody {
+impl<'a> From<&'a Receipt> for ReceiptBody<'a> {
+    fn from(receipt: &'a Receipt) -> ReceiptBody<'a> {
         ReceiptBody {
-            id: receipt.id.to_string(),
-            source: receipt.source.to_string(),
+            id: receipt.id.as_str(),
+            source: receipt.source.as_str(),
             seq: receipt.seq.get(),
             duplicate: receipt.duplicate,
         }
@@ -40,9 +44,9 @@ impl From<&Receipt> for ReceiptBody {
 
 /// What is known of an accepted batch.
 #[derive(ToSchema, Serialize)]
-pub(crate) struct BatchBody {
+pub(crate) struct BatchBody<'a> {
     /// One per event, in their order.
-    events: Vec<ReceiptBody>,
+    events: Vec<ReceiptBody<'a>>,
 }
 
 /// Publish events
@@ -68,14 +72,27 @@ pub(crate) struct BatchBody {
 )]
 pub(crate) async fn publish(
     Extract(state): Extract<State>,
-    Extension(principal): Extension<Principal>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request,
 ) -> Result<Response, Problem> {
+    answer(&state, request).await
+}
+
+/// Answers a request to publish that has passed the gate.
+pub(crate) async fn answer(state: &State, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    let body = axum::body::to_bytes(body, PUBLISH_BYTES_MAX).await.map_err(|error| match error
+        .into_inner()
+        .downcast_ref::<LengthLimitError>()
+    {
+        Some(_) => Problem::too_large("the body is too large"),
+        None => Problem::malformed("the request cannot be read"),
+    })?;
+    let principal = parts.extensions.get::<Principal>().ok_or_else(Problem::internal)?;
     let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
     let parent = parent.filter(|parent| is_traceparent(parent));
-    let accept = |event: &mut Event| accept(event, &principal, parent);
-    let (form, events) = parse(&state, &headers, &body, accept)?;
+    let accept = |event: &mut Event| accept(event, principal, parent);
+    let (form, events) = parse(state, headers, &body, accept)?;
     let single = form != Form::Batch;
     let receipts = state.log.publish_all(events).await?;
     if let (true, [receipt]) = (single, &receipts[..]) {

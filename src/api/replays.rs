@@ -318,10 +318,13 @@ async fn change(
     if known.status == to {
         return Ok(Json(ReplayBody::from(known)));
     }
-    match replay::change(&state.db, &id, to).await? {
-        Some(replay) => Ok(Json(ReplayBody::from(replay))),
-        None => Err(Problem::conflict(format!("the replay is {}", known.status.as_str()))),
-    }
+    let mut tx = state.db.begin().await?;
+    let Some((replay, taken_back)) = replay::change_in(&mut tx, &id, to).await? else {
+        return Err(Problem::conflict(format!("the replay is {}", known.status.as_str())));
+    };
+    webhooks::replays::take_back(&mut tx, &taken_back).await?;
+    tx.commit().await?;
+    Ok(Json(ReplayBody::from(replay)))
 }
 
 /// Rebuild a consumer

@@ -3,7 +3,6 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use bus::log::PUBLISH_BYTES_MAX;
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use utoipa::OpenApi;
@@ -36,12 +35,9 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 struct Description;
 
 /// The whole API.
-pub fn router(state: State) -> Router {
-    // What answers a publish is too short to compress, and it is the one request that comes by the
-    // ten thousand a second.
-    let publishing = OpenApiRouter::new()
-        .routes(routes!(publish::publish))
-        .layer(DefaultBodyLimit::max(PUBLISH_BYTES_MAX));
+pub(crate) fn router(state: State) -> Router {
+    // What answers a publish is too short to compress. It bounds its body itself.
+    let publishing = OpenApiRouter::new().routes(routes!(publish::publish));
     let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(events::list))
         .routes(routes!(events::get))

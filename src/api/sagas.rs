@@ -417,7 +417,8 @@ async fn wait_for(
     let ids = ids.unwrap_or_default();
     let (deliveries, sagas) = split(&ids);
     let waits = async {
-        let all = webhooks::deliveries::wait(&state.db, &deliveries, timeout);
+        let log = state.log.as_ref();
+        let all = webhooks::deliveries::wait(&state.db, log, &deliveries, timeout);
         let (sagas, deliveries) = tokio::join!(state.sagas.wait(&sagas, timeout), all);
         let deliveries = deliveries?.into_iter().map(|id| id.prefixed(DELIVERY));
         Ok::<HashSet<String>, Problem>(sagas?.into_iter().chain(deliveries).collect())

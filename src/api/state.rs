@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::request_metrics::RequestMetrics;
 use crate::keys::KeyRing;
 
 /// Who is let in.
@@ -21,7 +22,11 @@ pub enum Access {
 
 /// What every handler has at hand.
 #[derive(Clone)]
-pub struct State(pub(crate) Arc<Shared>);
+pub struct State {
+    shared: Arc<Shared>,
+    /// What is counted of requests.
+    pub(crate) requests: Arc<RequestMetrics>,
+}
 
 /// The parts of [`State`].
 pub struct Shared {
@@ -57,7 +62,7 @@ impl State {
     /// From its parts.
     #[must_use]
     pub fn new(shared: Shared) -> State {
-        State(Arc::new(shared))
+        State { shared: Arc::new(shared), requests: Arc::default() }
     }
 }
 
@@ -65,6 +70,6 @@ impl std::ops::Deref for State {
     type Target = Shared;
 
     fn deref(&self) -> &Shared {
-        &self.0
+        &self.shared
     }
 }

@@ -142,7 +142,10 @@ impl Wanted {
             None => bounded(fields, "tenant", 128),
         };
         let headers = match keeps(fields, "headers") {
-            Some(known) => known.open_headers(state.seal.as_ref()).unwrap_or_default(),
+            Some(known) => known.open_headers(state.seal.as_ref()).unwrap_or_else(|error| {
+                fields.fault("headers", format!("cannot be kept: {error}; give them anew"));
+                BTreeMap::new()
+            }),
             None => read_headers(fields),
         };
         let metadata = match keeps(fields, "metadata") {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{Path, RawQuery, State as Extract};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use axum::{Extension, Json};
 use bus::{Span, Tx};
@@ -13,8 +13,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use webhooks::deliveries::{self, Missed};
-use webhooks::store::{self, Listing};
-use webhooks::{ActiveSecret, Endpoint, EndpointId, Manner, Scheme, events, health, seal_secrets};
+use webhooks::store::{self, Counted, Listing};
+use webhooks::{
+    ActiveSecret, Endpoint, EndpointId, Manner, PublishedKey, Scheme, events, health, seal_secrets,
+};
 
 use crate::api::State;
 use crate::api::body::Fields;
@@ -234,22 +236,29 @@ pub(crate) async fn patch(
     fields.finish()?;
     version(&known).check(&headers)?;
     let seal = webhook_body::seal(&state)?;
-    let headers = webhooks::seal_headers(seal, &wanted.headers);
     // What was counted against another address is no longer true.
-    let failing_since = known.failing_since.filter(|_| wanted.url == known.url);
+    let same = wanted.url == known.url;
+    let counted = if same { Counted::Kept } else { Counted::Forgotten };
+    if wanted.tenant != known.tenant {
+        let mut tx = state.db.begin().await?;
+        if store::count(&mut tx, wanted.tenant.as_deref()).await? >= PER_TENANT_MAX {
+            return Err(Problem::conflict(format!("there are {PER_TENANT_MAX} of them already")));
+        }
+    }
     let to = Endpoint {
-        failing_since,
         url: wanted.url,
         types: wanted.types,
         filter: wanted.filter,
         description: wanted.description,
         tenant: wanted.tenant,
-        headers,
+        headers: webhooks::seal_headers(seal, &wanted.headers),
         manner: wanted.manner,
         metadata: wanted.metadata,
         ..known
     };
-    change(&state, to, &principal, "updated").await
+    let to = write(&state, to, &principal, "updated", counted).await;
+    let to = to.map_err(|problem| lost_race(problem, &headers))?;
+    Ok(version(&to).answer(StatusCode::OK, describe(&state, to)))
 }
 
 /// Delete a webhook
@@ -357,7 +366,8 @@ pub(crate) async fn rotate(
         manner: Manner { signature: scheme, ..known.manner.clone() },
         ..known
     };
-    let to = write(&state, to, &principal, "rotated").await?;
+    let to = write(&state, to, &principal, "rotated", Counted::Kept).await;
+    let to = to.map_err(|problem| lost_race(problem, &headers))?;
     let body = WebhookBody { secret: Some(secret), ..describe(&state, to.clone()) };
     Ok(version(&to).answer(StatusCode::OK, body))
 }
@@ -377,8 +387,8 @@ pub(crate) async fn enable(
 ) -> Result<Response, Problem> {
     let known = find(&state, &id).await?;
     let to = Endpoint { disabled_reason: None, failing_since: None, ..known };
-    let to = write(&state, to, &principal, "enabled").await?;
-    let missed = deliveries::missed(&state.db, &to.id).await?;
+    let to = write(&state, to, &principal, "enabled", Counted::Forgotten).await?;
+    let missed = deliveries::missed(&state.db, state.log.as_ref(), &to.id).await?;
     let Missed { failed, skipped, since } = missed;
     let missed = Some(MissedBody { failed, skipped, since });
     let body = WebhookBody { missed, ..describe(&state, to.clone()) };
@@ -397,7 +407,8 @@ pub(crate) async fn disable(
 ) -> Result<Response, Problem> {
     let known = find(&state, &id).await?;
     let to = Endpoint { disabled_reason: Some("requested".to_owned()), ..known };
-    change(&state, to, &principal, "disabled").await
+    let to = write(&state, to, &principal, "disabled", Counted::Kept).await?;
+    Ok(version(&to).answer(StatusCode::OK, describe(&state, to)))
 }
 
 /// Public keys
@@ -462,19 +473,21 @@ fn version(of: &Endpoint) -> Version {
     Version { version: of.version, updated_at: of.updated_at }
 }
 
+/// The secrets that sign now.
 fn open(state: &State, endpoint: &Endpoint) -> Result<Vec<ActiveSecret>, Problem> {
-    let opened = endpoint.open_secrets(state.seal.as_ref(), state.db.clock().now());
-    opened.map_err(|error| Problem::unavailable(error.to_string()))
+    let opened = endpoint.open_secrets(state.seal.as_ref());
+    let mut secrets = opened.map_err(|error| Problem::unavailable(error.to_string()))?;
+    let now = state.db.clock().now();
+    secrets.retain(|one| one.signs_at(now));
+    Ok(secrets)
 }
 
-async fn change(
-    state: &State,
-    to: Endpoint,
-    principal: &Principal,
-    what: &str,
-) -> Result<Response, Problem> {
-    let to = write(state, to, principal, what).await?;
-    Ok(version(&to).answer(StatusCode::OK, describe(state, to)))
+/// A change that came second is one whose precondition no longer holds, where it had one.
+fn lost_race(problem: Problem, headers: &HeaderMap) -> Problem {
+    if problem.is_conflict() && headers.contains_key(header::IF_MATCH) {
+        return Problem::precondition("it was changed at the same moment");
+    }
+    problem
 }
 
 /// Writes a change, unless somebody else has made one since it was read.
@@ -483,9 +496,10 @@ async fn write(
     to: Endpoint,
     principal: &Principal,
     what: &str,
+    counted: Counted,
 ) -> Result<Endpoint, Problem> {
     let mut tx = state.db.begin().await?;
-    if !store::update(&mut tx, &to, &principal.name).await? {
+    if !store::update(&mut tx, &to, counted, &principal.name).await? {
         return Err(Problem::conflict("it was changed at the same moment; try again"));
     }
     tell(&mut tx, what, &to);
@@ -506,7 +520,8 @@ fn describe(state: &State, of: Endpoint) -> WebhookBody {
     let now = state.db.clock().now();
     let headers = of.open_headers(state.seal.as_ref()).unwrap_or_default();
     let percent = health::percent(&of, now);
-    let public_keys = of.public_keys.into_iter().map(|one| one.key).collect();
+    let in_use = |one: &PublishedKey| one.ends_at_us.is_none_or(|end| end > now.as_micros());
+    let public_keys = of.public_keys.into_iter().filter(in_use).map(|one| one.key).collect();
     let Manner { timeout, rate, max_concurrent, retry, ordered, signature } = of.manner;
     WebhookBody {
         id: of.id.to_string(),

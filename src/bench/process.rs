@@ -25,7 +25,15 @@ pub(super) struct Process {
 impl Process {
     /// Starts `skald dev` with its data in `folder`.
     pub(super) async fn dev(folder: &Path) -> anyhow::Result<Process> {
-        let data = folder.join("data");
+        Process::dev_in(&folder.join("data"), folder).await
+    }
+
+    /// Starts `skald dev` on the data that is in `folder`.
+    pub(super) async fn dev_at(folder: &Path) -> anyhow::Result<Process> {
+        Process::dev_in(folder, folder).await
+    }
+
+    async fn dev_in(data: &Path, folder: &Path) -> anyhow::Result<Process> {
         let arguments = ["dev", "--listen", "127.0.0.1:0", "--data"].map(OsStr::new);
         Process::start(arguments.into_iter().chain([data.as_os_str()]), folder).await
     }

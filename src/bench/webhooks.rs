@@ -9,15 +9,19 @@ use std::time::{Duration, Instant};
 use ::webhooks::{ActiveSecret, Endpoint, EndpointId, Manner, Scheme, seal_secrets, store};
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
+use clap::ValueEnum;
 use egress::{Egress, EgressPolicy, PrivateNetworks};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+mod pending;
+
 use super::client::{Connection, with_body};
 use super::report::{Report, Target};
+use super::samples::{self, Samples};
 use super::sink::{HANG, Sink};
-use super::{Extent, Folder, disk, samples};
+use super::{Extent, Folder, disk};
 use crate::config::Settings;
 use crate::server::{Node, Profile};
 
@@ -26,8 +30,8 @@ const BATCH: usize = 100;
 /// Requests at once, of publishers; and of the bare client.
 const PUBLISHERS: usize = 4;
 const BARE_AT_ONCE: usize = 64;
-/// Deliveries at once to the one endpoint that is measured: it says that it can take as many.
-const AT_ONCE: u32 = 256;
+/// Deliveries at once to an endpoint that is measured, as many as the bare client has.
+const AT_ONCE: u32 = 64;
 /// Endpoints of the fan-out, and those that match.
 const ENDPOINTS: usize = 100_000;
 const MATCHING: usize = 10;
@@ -36,8 +40,24 @@ const HANGING: usize = 1_000;
 const HANGING_EACH: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// One subject of `bench webhooks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Part {
+    /// Deliveries a second, to one endpoint and to ten.
+    Deliveries,
+    /// From accept to arrival.
+    Latency,
+    /// The same, beside endpoints that hang.
+    Hanging,
+    /// Among a hundred thousand endpoints.
+    FanOut,
+    /// A million that are pending when a server starts.
+    Pending,
+}
+
 pub(super) async fn measure(
     extent: Extent,
+    only: &[Part],
     folder: &Folder,
     report: &mut Report,
 ) -> anyhow::Result<()> {
@@ -45,11 +65,24 @@ pub(super) async fn measure(
     disk::settle(folder.path()).await?;
     let syncs = disk::syncs_per_second(folder.path(), Duration::from_secs(1)).await?;
     report.remark(format!("one fsync takes {:.2} ms here", 1_000.0 / syncs));
-    let events = if quick { 10_000 } else { 60_000 };
-    throughput(extent, events, folder, report).await?;
-    latency(extent, folder, report).await?;
-    beside_hanging(extent, folder, report).await?;
-    fan_out(if quick { 2_000 } else { 20_000 }, folder, report).await
+    for part in Part::value_variants() {
+        if !only.is_empty() && !only.contains(part) {
+            continue;
+        }
+        match part {
+            Part::Deliveries => {
+                throughput(extent, if quick { 10_000 } else { 60_000 }, folder, report).await?;
+            }
+            Part::Latency => latency(extent, folder, report).await?,
+            Part::Hanging => beside_hanging(extent, folder, report).await?,
+            Part::FanOut => fan_out(if quick { 2_000 } else { 20_000 }, folder, report).await?,
+            Part::Pending => {
+                let deliveries = if quick { 100_000 } else { 1_000_000 };
+                pending::measure(deliveries, folder, report).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A server in this program, in a folder of its own that goes with it.
@@ -76,17 +109,16 @@ impl Server {
         Ok(())
     }
 
-    /// Publishes so many events, as fast as it is answered.
-    async fn publish(&self, kind: &str, events: usize) -> anyhow::Result<()> {
+    /// Publishes batches, as fast as it is answered.
+    async fn publish(&self, batches: Vec<Vec<u8>>) -> anyhow::Result<()> {
+        let batches = Arc::new(batches);
         let mut publishers = JoinSet::new();
         for number in 0..PUBLISHERS {
-            let (address, kind) = (self.address, kind.to_owned());
+            let (address, batches) = (self.address, Arc::clone(&batches));
             publishers.spawn(async move {
                 let mut connection = Connection::open(address).await?;
-                for batch in (number..events / BATCH).step_by(PUBLISHERS) {
-                    let ids = (0..BATCH).map(|n| format!("e-{batch}-{n}"));
-                    let request = batch_of(&kind, ids);
-                    let status = connection.send(&request).await?;
+                for request in batches.iter().skip(number).step_by(PUBLISHERS) {
+                    let status = connection.send(request).await?;
                     ensure!(status == 202, "publishing was answered {status}");
                 }
                 Ok::<(), anyhow::Error>(())
@@ -98,31 +130,45 @@ impl Server {
         Ok(())
     }
 
-    /// Waits until nothing is pending, as the database says.
-    async fn all_noted(&self) -> anyhow::Result<()> {
+    /// Waits until so many are noted as delivered in the database.
+    async fn all_noted(&self, deliveries: usize) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
-            let any = bus::sql(
-                "select 1 from webhook_delivery d join webhook_endpoint e
-                on e.id = d.endpoint where d.status = 'pending' limit 1",
-            );
-            if self.node.db().fetch_optional(any).await?.is_none() {
+            let noted = self.count("status = 'delivered'").await?;
+            if noted >= deliveries {
                 return Ok(());
             }
-            ensure!(begun.elapsed() < PATIENCE, "deliveries are pending");
+            ensure!(begun.elapsed() < PATIENCE, "{noted} of {deliveries} are noted as delivered");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
+    /// Deliveries in the database of which this holds.
+    async fn count(&self, condition: &str) -> anyhow::Result<usize> {
+        let text = format!("select count(*) from webhook_delivery where {condition}");
+        let row = self.node.db().fetch_optional(bus::built(text)).await?;
+        Ok(usize::try_from(row.map_or(0, |row| sqlx::Row::get::<i64, _>(&row, 0)))?)
+    }
+
     async fn stop(self) -> anyhow::Result<()> {
-        Ok(self.node.stop().await?)
+        self.stop_and_keep().await.map(drop)
+    }
+
+    /// Stops it; its folder stays as long as what is returned.
+    async fn stop_and_keep(self) -> anyhow::Result<Folder> {
+        self.node.stop().await?;
+        Ok(self.folder)
     }
 }
 
-fn batch_of(kind: &str, ids: impl Iterator<Item = String>) -> Vec<u8> {
-    let events: Vec<Value> = ids.map(|id| event(kind, &id)).collect();
-    let body = Value::from(events).to_string();
-    with_body("POST", "/v1/events", "application/cloudevents-batch+json", &body)
+/// Requests that publish so many events, made before anything is timed.
+fn batches(kind: &str, events: usize) -> Vec<Vec<u8>> {
+    let batch = |batch: usize| {
+        let events = (0..BATCH).map(|number| event(kind, &format!("{kind}-{batch}-{number}")));
+        let body = Value::from(events.collect::<Vec<_>>()).to_string();
+        with_body("POST", "/v1/events", "application/cloudevents-batch+json", &body)
+    };
+    (0..events / BATCH).map(batch).collect()
 }
 
 fn event(kind: &str, id: &str) -> Value {
@@ -142,19 +188,22 @@ async fn throughput(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     report.begin("deliveries");
-    let bare = bare(extent.sample).await?;
-    report.add_value("a bare client, 64 at once", "posts/s", bare, &[]);
-    let one = delivered(1, events, folder).await?;
-    let targets = [Target::AtLeast(6_000.0), Target::AtLeast(0.4 * bare)];
-    report.add_value("accepted and delivered to one", "events/s", one, &targets);
-    let ten = delivered(10, events / 4, folder).await?;
-    let name = "10 endpoints, each event to all";
-    report.add_value(name, "deliveries/s", ten, &[Target::AtLeast(15_000.0)]);
+    let [mut bare, mut one, mut ten] = [(); 3].map(|()| Samples::default());
+    for _ in 0..extent.rounds {
+        bare.push(posted_bare(extent.sample).await?);
+        one.push(delivered(1, events, folder).await?);
+        ten.push(delivered(10, events / 4, folder).await?);
+    }
+    let what = "accepted and delivered to one (reference: a bare client, 64 at once)";
+    let targets = [Target::AtLeast(6_000.0), Target::Ratio(0.4)];
+    report.add(what, "events/s", &one, &bare, &targets);
+    let what = "10 endpoints, each event to all (reference: the same)";
+    report.add(what, "deliveries/s", &ten, &bare, &[Target::AtLeast(15_000.0)]);
     Ok(())
 }
 
 /// Posts of a signed body a second, with nothing around them.
-async fn bare(length: Duration) -> anyhow::Result<f64> {
+async fn posted_bare(length: Duration) -> anyhow::Result<f64> {
     let sink = Sink::start().await?;
     let policy = EgressPolicy {
         allow_private: PrivateNetworks::All,
@@ -200,10 +249,11 @@ async fn delivered(endpoints: usize, events: usize, folder: &Folder) -> anyhow::
             json!({"url": sink.url("/hook"), "types": ["bench.t"], "max_concurrent": AT_ONCE});
         server.call("/v1/webhooks", &body).await?;
     }
-    let (begun, total) = (Instant::now(), endpoints * events);
-    server.publish("bench.t", events).await?;
+    let (batches, total) = (batches("bench.t", events), endpoints * events);
+    let begun = Instant::now();
+    server.publish(batches).await?;
     sink.reaches(total, PATIENCE).await?;
-    server.all_noted().await?;
+    server.all_noted(total).await?;
     let rate = per_second(total, begun.elapsed());
     server.stop().await?;
     Ok(rate)
@@ -280,12 +330,16 @@ async fn beside_hanging(
     add(&server, HANGING, |_| (sink.url(HANG), "bench.fill".to_owned())).await?;
     add(&server, 1, |_| (sink.url("/hook"), "bench.t".to_owned())).await?;
     // All places of those that hang are taken before anything is measured.
-    server.publish("bench.fill", BATCH).await?;
+    server.publish(batches("bench.fill", BATCH)).await?;
     let begun = Instant::now();
     while sink.hanging() < HANGING * 5 && begun.elapsed() < Duration::from_secs(20) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     report.remark(format!("{} requests hang at once", sink.hanging()));
+    // And all that waits behind them is written down.
+    while server.count("true").await? < HANGING * BATCH && begun.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let took = paced(&server, &sink, 200, extent.paced).await?;
     let value = samples::percentile(&took, 0.99).unwrap_or(0.0);
     report.add_value("a healthy one at 200 events/s, p99", "ms", value, &[Target::AtMost(250.0)]);
@@ -350,15 +404,14 @@ async fn fan_out(events: usize, folder: &Folder, report: &mut Report) -> anyhow:
     })
     .await?;
     // The first event makes the consumer read all endpoints.
-    server.publish("bench.first", BATCH).await?;
+    server.publish(batches("bench.first", BATCH)).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
+    let batches = batches("bench.t", events);
     let begun = Instant::now();
-    server.publish("bench.t", events).await?;
+    server.publish(batches).await?;
     loop {
-        let count = bus::sql("select count(*) from webhook_delivery");
-        let row = server.node.db().fetch_optional(count).await?;
-        let rows: i64 = row.map_or(0, |row| sqlx::Row::get(&row, 0));
-        if usize::try_from(rows)? >= events * MATCHING {
+        let rows = server.count("true").await?;
+        if rows >= events * MATCHING {
             break;
         }
         ensure!(begun.elapsed() < PATIENCE, "{rows} deliveries");

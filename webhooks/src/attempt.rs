@@ -3,14 +3,13 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use bus::Seal;
 use bytes::Bytes;
 use egress::Egress;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use schemas::{Event, Timestamp};
 
-use crate::endpoint::{Endpoint, TIMEOUT_MAX};
-use crate::secrets;
+use crate::endpoint::TIMEOUT_MAX;
+use crate::outbound::Outbound;
 
 /// Bytes of a response that are kept.
 const KEPT_BYTES: usize = 4_096;
@@ -47,11 +46,10 @@ impl Attempt {
     }
 }
 
-/// Posts `event` to `endpoint` as Standard Webhooks 1.0 says; `id` is the same over all attempts.
+/// Posts `event` as Standard Webhooks 1.0 says; `id` is the same over all attempts.
 pub async fn attempt(
     egress: &Egress,
-    seal: Option<&Seal>,
-    endpoint: &Endpoint,
+    outbound: &Outbound,
     id: &str,
     event: &Event,
     at: Timestamp,
@@ -65,9 +63,7 @@ pub async fn attempt(
         error: None,
         pause: None,
     };
-    let body = Bytes::from(event.to_json());
-    let request = request(egress, seal, endpoint, id, event, at, body);
-    let answer = match request {
+    let answer = match request(outbound, id, event, at) {
         Ok(request) => egress.send(request).await.map_err(|error| chain(&error)),
         Err(error) => Err(error),
     };
@@ -89,37 +85,28 @@ pub async fn attempt(
 }
 
 fn request(
-    egress: &Egress,
-    seal: Option<&Seal>,
-    endpoint: &Endpoint,
+    outbound: &Outbound,
     id: &str,
     event: &Event,
     at: Timestamp,
-    body: Bytes,
 ) -> Result<egress::Request, String> {
-    let url = egress.check_url(&endpoint.url).map_err(|error| chain(&error))?;
-    let mut headers = HeaderMap::new();
-    for (name, value) in endpoint.open_headers(seal).map_err(|error| chain(&error))? {
-        add(&mut headers, &name, &value)?;
-    }
-    let secrets = endpoint.open_secrets(seal, at).map_err(|error| chain(&error))?;
-    let signature = secrets::sign(&secrets, id, seconds(at), &body);
-    add(&mut headers, "content-type", "application/cloudevents+json")?;
-    add(&mut headers, "webhook-id", id)?;
-    add(&mut headers, "webhook-timestamp", &seconds(at).to_string())?;
-    add(&mut headers, "webhook-signature", &signature.map_err(|error| chain(&error))?)?;
+    let route = outbound.route()?;
+    let body = Bytes::from(event.to_json());
+    let mut headers = route.headers.clone();
+    let mut add = |name: &'static str, value: &str| -> Result<(), String> {
+        let value = HeaderValue::from_str(value).map_err(|error| format!("{name}: {error}"))?;
+        headers.insert(HeaderName::from_static(name), value);
+        Ok(())
+    };
+    add("webhook-id", id)?;
+    add("webhook-timestamp", &seconds(at).to_string())?;
+    add("webhook-signature", &route.sign(id, at, &body))?;
     if let Some(parent) = event.traceparent() {
-        add(&mut headers, "traceparent", parent)?;
+        add("traceparent", parent)?;
     }
-    let timeout = endpoint.manner.timeout.0.min(TIMEOUT_MAX);
+    let timeout = outbound.endpoint().manner.timeout.0.min(TIMEOUT_MAX);
+    let url = route.target.clone();
     Ok(egress::Request { method: Method::POST, url, headers, body, timeout })
-}
-
-fn add(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), String> {
-    let value = HeaderValue::from_str(value).map_err(|error| format!("{name}: {error}"))?;
-    let name: HeaderName = name.parse().map_err(|error| format!("{name}: {error}"))?;
-    headers.insert(name, value);
-    Ok(())
 }
 
 fn seconds(at: Timestamp) -> i64 {
@@ -136,7 +123,7 @@ fn kept(body: &[u8]) -> String {
     text
 }
 
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,18 +1,19 @@
-//! Delivers: leases what is due, posts it, writes what came of it.
+//! Delivers: posts what is fresh, leases and posts what is due, writes what came of both.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bus::pull::{Lease, LeaseError, keep_events};
 use bus::work::{self, Outcome};
-use bus::{Answer, Courier, Db, Log, NodeId, Round, Seal};
+use bus::{Answer, Courier, Db, Dispatcher, Landings, Log, NodeId, Round, Seal, Trip};
 use egress::Egress;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, attempt};
 use crate::endpoint::Endpoint;
-use crate::{health, outcome, store};
+use crate::outbound::Outbound;
+use crate::{abandoned, health, outcome, store};
 
 /// Deliveries on their way at once, over all endpoints of this node: hanging ones take ten places
 /// each, and a thousand of them must leave room for the others.
@@ -26,52 +27,82 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Delivers events to endpoints.
 pub struct DeliverWebhooks {
-    db: Db,
-    log: Arc<dyn Log>,
-    egress: Egress,
-    seal: Option<Seal>,
+    /// The state.
+    pub db: Db,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The way out.
+    pub egress: Egress,
+    /// Opens secrets and headers.
+    pub seal: Option<Seal>,
 }
 
-/// What is noted of one row.
+/// Joins the consumer that finds the endpoints of fresh events with the worker that posts them, on
+/// one node; until that has started, the consumer writes rows. Clones are the same.
+#[derive(Clone, Default)]
+pub struct DirectLane(Arc<OnceLock<Dispatcher<DeliverWebhooks>>>);
+
+impl DirectLane {
+    pub(crate) fn get(&self) -> Option<&Dispatcher<DeliverWebhooks>> {
+        self.0.get()
+    }
+}
+
+/// An endpoint; `None` while it is being deleted, and its rows with it.
+pub(crate) type Errand = Option<Arc<Outbound>>;
+
+/// What is noted of one row: the attempt, if there was one.
 pub struct Note {
-    /// The endpoint and the attempt, if there was one.
-    pub(crate) made: Option<(Arc<Endpoint>, Attempt)>,
+    pub(crate) made: Option<(Arc<Outbound>, Attempt)>,
 }
 
 impl DeliverWebhooks {
     /// Runs until `stop`; what is on its way is waited for. Deliveries are kept for `retention`.
     pub async fn run(
-        db: Db,
-        log: Arc<dyn Log>,
-        egress: Egress,
-        seal: Option<Seal>,
+        self,
         node: NodeId,
+        lane: DirectLane,
         retention: Duration,
         stop: CancellationToken,
     ) {
-        let courier =
-            Arc::new(DeliverWebhooks { db: db.clone(), log: Arc::clone(&log), egress, seal });
+        let (db, log) = (self.db.clone(), Arc::clone(&self.log));
         let sweeping = outcome::sweep(db.clone(), retention, stop.clone());
-        let (in_flight_max, claim_max, lease) = (IN_FLIGHT_MAX, CLAIM_MAX, LEASE);
-        let round = Round { courier, db, log, node, in_flight_max, claim_max, lease, stop };
-        tokio::join!(round.run(), sweeping);
+        let round = Round {
+            courier: Arc::new(self),
+            db,
+            log: Arc::clone(&log),
+            node,
+            in_flight_max: IN_FLIGHT_MAX,
+            claim_max: CLAIM_MAX,
+            lease: LEASE,
+            stop: stop.clone(),
+        };
+        let (dispatcher, running) = round.start();
+        let taking_over = abandoned::take_over(log, dispatcher.clone(), stop);
+        let _ = lane.0.set(dispatcher);
+        tokio::join!(running, sweeping, taking_over);
+    }
+
+    pub(crate) fn outbound(&self, endpoint: Arc<Endpoint>) -> Outbound {
+        Outbound::new(endpoint, &self.egress, self.seal.as_ref())
     }
 }
 
 impl Courier for DeliverWebhooks {
     const KIND: &'static str = store::WORK;
-    /// The endpoint; `None` while it is being deleted, and its rows with it.
-    type Errand = Option<Arc<Endpoint>>;
+    type Errand = Errand;
     type Note = Note;
 
-    async fn prepare(&self, leases: Vec<Lease>) -> Result<Vec<(Lease, Self::Errand)>, LeaseError> {
+    async fn prepare(&self, leases: Vec<Lease>) -> Result<Vec<(Lease, Errand)>, LeaseError> {
         let mut ids: Vec<String> =
             leases.iter().map(|lease| lease.work.queue_name.clone()).collect();
         ids.sort_unstable();
         ids.dedup();
         let endpoints = store::find_many(&self.db, &ids).await?;
-        let endpoints: HashMap<String, Arc<Endpoint>> =
-            endpoints.into_iter().map(|one| (one.id.to_string(), Arc::new(one))).collect();
+        let endpoints: HashMap<String, Arc<Outbound>> = endpoints
+            .into_iter()
+            .map(|one| (one.id.to_string(), Arc::new(self.outbound(Arc::new(one)))))
+            .collect();
         let endpoint = |lease: Lease| {
             let endpoint = endpoints.get(&lease.work.queue_name).cloned();
             (lease, endpoint)
@@ -79,31 +110,47 @@ impl Courier for DeliverWebhooks {
         Ok(leases.into_iter().map(endpoint).collect())
     }
 
-    async fn carry(&self, lease: &Lease, endpoint: Self::Errand) -> (Outcome, Note) {
-        let Some(endpoint) = endpoint else {
+    async fn carry(&self, trip: &Trip, outbound: &Errand) -> (Outcome, Note) {
+        let Some(outbound) = outbound else {
             return (Outcome::Released { delay: LOOK }, Note { made: None });
         };
-        let (id, at) = (lease.work.id.prefixed("dlv"), self.db.clock().now());
-        let (egress, seal) = (&self.egress, self.seal.as_ref());
-        let made = attempt(egress, seal, &endpoint, &id, &lease.event.event, at).await;
+        let (id, at) = (trip.id.prefixed("dlv"), self.db.clock().now());
+        let made = attempt(&self.egress, outbound, &id, &trip.event.event, at).await;
         let outcome = match &made.error {
             None => Outcome::Done { output: None },
             Some(error) => {
                 let jitter = rand::random();
-                let wait = endpoint.manner.wait_after(lease.work.attempt, jitter);
+                let wait = outbound.endpoint().manner.wait_after(trip.attempt, jitter);
                 let delay = wait.map(|wait| wait.max(made.pause.unwrap_or(Duration::ZERO)));
                 Outcome::Failed { error: error.clone(), permanent: false, delay }
             }
         };
-        (outcome, Note { made: Some((endpoint, made)) })
+        (outcome, Note { made: Some((Arc::clone(outbound), made)) })
+    }
+
+    fn holds(&self, note: &Note) -> bool {
+        note.made.as_ref().is_some_and(|(_, made)| made.is_busy() || made.is_gone())
     }
 
     async fn settle(&self, answers: &[Answer], notes: &[Note]) -> Result<(), LeaseError> {
         let mut tx = self.db.begin().await?;
         let settled = work::settle(&mut tx, None, answers).await?;
         outcome::note(&mut tx, &settled, notes).await?;
-        health::note(&mut tx, notes).await?;
+        let made: Vec<_> = notes.iter().filter_map(|note| note.made.as_ref()).collect();
+        outcome::count(&mut tx, &made).await?;
+        health::note(&mut tx, &made).await?;
         keep_events(&mut tx, self.log.as_ref(), &settled).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn land(&self, landings: &Landings<DeliverWebhooks>) -> Result<(), LeaseError> {
+        let mut tx = self.db.begin().await?;
+        let held = landings.take_off(&mut tx).await?;
+        outcome::land(&mut tx, landings.landed(), &held).await?;
+        let made: Vec<_> = landings.landed().iter().filter_map(outcome::made).collect();
+        outcome::count(&mut tx, &made).await?;
+        health::note(&mut tx, &made).await?;
         tx.commit().await?;
         Ok(())
     }

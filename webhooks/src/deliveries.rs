@@ -4,14 +4,16 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bus::dead_letter::{self, Selection};
-use bus::work::{self, NewWork, WorkId};
-use bus::{Db, Log, Query, Seq, Tx, built, bulk, signals, sql};
+use bus::pull::LeaseError;
+use bus::work::{self, WorkId};
+use bus::{Db, Log, Query, Read, Seq, Tx, built, bulk, signals, sql};
 use schemas::Timestamp;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use crate::endpoint::{Endpoint, EndpointId};
-use crate::store;
+use crate::new_delivery::work_for;
+use crate::{on_their_way, store};
 
 /// Longest time without looking: deliveries may end on another node.
 const LOOK: Duration = Duration::from_secs(1);
@@ -69,24 +71,70 @@ pub struct Listing {
     pub limit: i64,
 }
 
+/// The next attempt is no earlier than the endpoint is to be left alone, and none while it is disabled.
 const COLUMNS: &str = "select d.id, d.endpoint, d.seq, d.event_id, d.type, d.status,
-    (select w.due_at_us from work w where w.id = d.id and w.state = 'ready'), d.created_at_us
+    (select case when e.held_until_us > w.due_at_us then e.held_until_us else w.due_at_us end
+        from work w join webhook_endpoint e on e.id = d.endpoint
+        where w.id = d.id and w.state = 'ready' and e.state = 'enabled'), d.created_at_us
     from webhook_delivery d";
 
 /// One delivery.
 ///
 /// # Errors
-/// Those of the database.
-pub async fn find(db: &Db, id: WorkId) -> Result<Option<Delivery>, sqlx::Error> {
+/// Those of the database and the log.
+pub async fn find(db: &Db, log: &dyn Log, id: WorkId) -> Result<Option<Delivery>, LeaseError> {
+    // In this order: what gets its row in between is seen by the second look.
+    let on_its_way = on_their_way::find(db, log, id).await?;
     let query = built(format!("{COLUMNS} where d.id = $1")).bind(id.bytes());
-    db.fetch_optional(query).await?.as_ref().map(read).transpose()
+    let written = db.fetch_optional(query).await?.as_ref().map(read).transpose()?;
+    Ok(written.or(on_its_way))
+}
+
+/// One delivery, as `tx` sees it.
+pub(crate) async fn find_in(tx: &mut Tx, id: WorkId) -> Result<Option<Delivery>, sqlx::Error> {
+    let query = built(format!("{COLUMNS} where d.id = $1")).bind(id.bytes());
+    tx.fetch_optional(query).await?.as_ref().map(read).transpose()
 }
 
 /// A page of deliveries, the newest first.
 ///
 /// # Errors
-/// Those of the database.
-pub async fn list(db: &Db, which: &Listing) -> Result<Vec<Delivery>, sqlx::Error> {
+/// Those of the database and the log.
+pub async fn list(db: &Db, log: &dyn Log, which: &Listing) -> Result<Vec<Delivery>, LeaseError> {
+    let pending = which.status.as_deref().is_none_or(|status| status == "pending");
+    let mut found = Vec::new();
+    if pending {
+        found = on_their_way::of(db, log, Some(&which.endpoint)).await?;
+        found.retain(|one| {
+            which.before.is_none_or(|before| one.id < before)
+                && which.since.is_none_or(|since| one.created_at >= since)
+        });
+        let written = written_of(db, &found).await?;
+        found.retain(|one| !written.contains(&one.id));
+    }
+    found.extend(list_written(db, which).await?);
+    found.sort_unstable_by_key(|one| std::cmp::Reverse(one.id));
+    found.truncate(usize::try_from(which.limit).unwrap_or(usize::MAX));
+    Ok(found)
+}
+
+/// Those of the deliveries that have rows.
+async fn written_of(db: &Db, of: &[Delivery]) -> Result<HashSet<WorkId>, sqlx::Error> {
+    let mut written = HashSet::new();
+    for chunk in bulk::chunks(of) {
+        let places = bulk::list(1, chunk.len());
+        let mut query = built(format!("select id from webhook_delivery where id in ({places})"));
+        for one in chunk {
+            query = query.bind(one.id.bytes());
+        }
+        for row in db.fetch_all(query).await? {
+            written.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?);
+        }
+    }
+    Ok(written)
+}
+
+async fn list_written(db: &Db, which: &Listing) -> Result<Vec<Delivery>, sqlx::Error> {
     let mut text = format!("{COLUMNS} where d.endpoint = $1 and d.created_at_us >= $2");
     let since = which.since.map_or(0, Timestamp::as_micros);
     let mut places = 2;
@@ -114,8 +162,15 @@ pub async fn list(db: &Db, which: &Listing) -> Result<Vec<Delivery>, sqlx::Error
 /// What came of these events: up to `limit` deliveries.
 ///
 /// # Errors
-/// Those of the database.
-pub async fn of_events(db: &Db, seqs: &[Seq], limit: i64) -> Result<Vec<Delivery>, sqlx::Error> {
+/// Those of the database and the log.
+pub async fn of_events(
+    db: &Db,
+    log: &dyn Log,
+    seqs: &[Seq],
+    limit: i64,
+) -> Result<Vec<Delivery>, LeaseError> {
+    let mut on_their_way = on_their_way::of(db, log, None).await?;
+    on_their_way.retain(|one| seqs.contains(&one.seq));
     let mut found = Vec::new();
     for chunk in bulk::chunks(seqs) {
         let places = bulk::list(2, chunk.len());
@@ -129,6 +184,9 @@ pub async fn of_events(db: &Db, seqs: &[Seq], limit: i64) -> Result<Vec<Delivery
             found.push(read(&row)?);
         }
     }
+    let written = written_of(db, &on_their_way).await?;
+    on_their_way.retain(|one| !written.contains(&one.id));
+    found.append(&mut on_their_way);
     found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(found)
 }
@@ -137,17 +195,18 @@ pub async fn of_events(db: &Db, seqs: &[Seq], limit: i64) -> Result<Vec<Delivery
 /// that was never there has ended.
 ///
 /// # Errors
-/// Those of the database.
+/// Those of the database and the log.
 pub async fn wait(
     db: &Db,
+    log: &dyn Log,
     ids: &[WorkId],
     timeout: Duration,
-) -> Result<HashSet<WorkId>, sqlx::Error> {
+) -> Result<HashSet<WorkId>, LeaseError> {
     let deadline = tokio::time::Instant::now() + timeout;
     let mut ended = db.signals().subscribe(signals::OUTCOME);
     loop {
         ended.borrow_and_update();
-        let pending = pending(db, ids).await?;
+        let pending = pending(db, log, ids).await?;
         if pending.is_empty() {
             return Ok(pending);
         }
@@ -159,18 +218,26 @@ pub async fn wait(
     }
 }
 
-async fn pending(db: &Db, ids: &[WorkId]) -> Result<HashSet<WorkId>, sqlx::Error> {
-    let mut found = HashSet::new();
+async fn pending(db: &Db, log: &dyn Log, ids: &[WorkId]) -> Result<HashSet<WorkId>, LeaseError> {
+    let mut found: HashSet<WorkId> = HashSet::new();
+    for id in ids {
+        found.extend(on_their_way::find(db, log, *id).await?.map(|one| one.id));
+    }
     for chunk in bulk::chunks(ids) {
         let mut query = built(format!(
-            "select id from webhook_delivery where status = 'pending' and id in ({})",
+            "select id, status from webhook_delivery where id in ({})",
             bulk::list(1, chunk.len())
         ));
         for id in chunk {
             query = query.bind(id.bytes());
         }
         for row in db.fetch_all(query).await? {
-            found.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?);
+            let id = WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?;
+            if row.get::<String, _>(1) == "pending" {
+                found.insert(id);
+            } else {
+                found.remove(&id);
+            }
         }
     }
     Ok(found)
@@ -183,26 +250,31 @@ pub struct Missed {
     pub failed: i64,
     /// Events that came while it was disabled.
     pub skipped: i64,
-    /// When the oldest of them was fanned out.
+    /// When the event of the oldest of them was recorded.
     pub since: Option<Timestamp>,
 }
 
 /// What `endpoint` has missed and may want to recover.
 ///
 /// # Errors
-/// Those of the database.
-pub async fn missed(db: &Db, endpoint: &EndpointId) -> Result<Missed, sqlx::Error> {
-    let query = sql("select status, count(*), min(created_at_us) from webhook_delivery
+/// Those of the database and the log.
+pub async fn missed(db: &Db, log: &dyn Log, endpoint: &EndpointId) -> Result<Missed, LeaseError> {
+    let query = sql("select status, count(*), min(seq) from webhook_delivery
          where endpoint = $1 and status in ('failed', 'skipped') group by status")
     .bind(endpoint.as_str().to_owned());
-    let mut missed = Missed::default();
+    let (mut missed, mut oldest) = (Missed::default(), None);
     for row in db.fetch_all(query).await? {
         match row.get::<String, _>(0).as_str() {
             "failed" => missed.failed = row.get(1),
             _ => missed.skipped = row.get(1),
         }
-        let since = Timestamp::from_micros(row.get(2));
-        missed.since = Some(missed.since.map_or(since, |known| known.min(since)));
+        let seq = Seq::new(row.get(2));
+        oldest = Some(oldest.map_or(seq, |known: Seq| known.min(seq)));
+    }
+    if let Some(seq) = oldest {
+        // Of those that the log has no more, nothing can be recovered.
+        let read = Read::after(seq.previous()).limit(1);
+        missed.since = log.read(read).await?.events.first().map(|event| event.recorded_at);
     }
     Ok(missed)
 }
@@ -248,12 +320,15 @@ pub async fn send_again(
     endpoint: &Endpoint,
     delivery: &Delivery,
     cause: &'static str,
-) -> Result<Resent, bus::pull::LeaseError> {
+) -> Result<Resent, LeaseError> {
     let id = delivery.id;
     let policy = endpoint.manner.policy();
     let queue = work::define(tx, store::WORK, endpoint.id.as_str(), &policy, &[]).await?;
     let state = sql("select state from work where id = $1").bind(id.bytes());
     let state: Option<String> = tx.fetch_optional(state).await?.map(|row| row.get(0));
+    if state.is_none() && work::dispatched(tx, queue).await?.contains(&delivery.seq) {
+        return Ok(Resent::OnItsWay);
+    }
     match state.as_deref() {
         Some("leased") => return Ok(Resent::OnItsWay),
         Some("dead") => {
@@ -270,13 +345,7 @@ pub async fn send_again(
             let events = log.get(&[delivery.seq]).await?;
             let Some(event) = events.first() else { return Ok(Resent::EventGone) };
             tx.execute(sql("delete from work where id = $1").bind(id.bytes())).await?;
-            tx.enqueue(NewWork {
-                id,
-                seq: Some(delivery.seq),
-                key: endpoint.manner.ordered.then(|| event.event.partition_key().to_owned()),
-                tenant: endpoint.tenant.clone(),
-                ..NewWork::in_queue(queue)
-            });
+            tx.enqueue(work_for(endpoint, queue, id, event));
         }
     }
     let query = sql("update webhook_delivery set status = 'pending', caused_by = $2 where id = $1");

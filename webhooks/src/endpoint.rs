@@ -177,20 +177,13 @@ impl Endpoint {
         serde_json::from_str(&text).map_err(|_| OpenError::Broken)
     }
 
-    /// The secrets that sign now, the newest first.
+    /// The secrets that sign, each until its end, the newest first.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open_secrets(
-        &self,
-        seal: Option<&Seal>,
-        now: Timestamp,
-    ) -> Result<Vec<ActiveSecret>, OpenError> {
+    pub fn open_secrets(&self, seal: Option<&Seal>) -> Result<Vec<ActiveSecret>, OpenError> {
         let text = seal.ok_or(OpenError::NoKey)?.open(&self.secrets)?;
-        let mut secrets: Vec<ActiveSecret> =
-            serde_json::from_str(&text).map_err(|_| OpenError::Broken)?;
-        secrets.retain(|one| one.signs_at(now));
-        Ok(secrets)
+        serde_json::from_str(&text).map_err(|_| OpenError::Broken)
     }
 }
 
@@ -199,6 +192,34 @@ impl Endpoint {
 pub fn seal_headers(seal: &Seal, headers: &BTreeMap<String, String>) -> Option<String> {
     let text = serde_json::to_string(headers).unwrap_or_default();
     (!headers.is_empty()).then(|| seal.seal(&text))
+}
+
+#[cfg(test)]
+impl Endpoint {
+    /// One that gets the events of no tenant that match `pattern`.
+    pub(crate) fn sample(id: EndpointId, pattern: &str) -> Endpoint {
+        Endpoint {
+            id,
+            url: "https://example.com/hook".to_owned(),
+            types: Patterns::new(vec![pattern.parse().unwrap()]).unwrap(),
+            filter: None,
+            description: None,
+            tenant: None,
+            headers: None,
+            secrets: String::new(),
+            public_keys: Vec::new(),
+            manner: Manner::default(),
+            metadata: None,
+            disabled_reason: None,
+            failing_since: None,
+            failures: 0,
+            held_until: None,
+            from: Seq::ZERO,
+            version: 1,
+            created_at: Timestamp::from_micros(0),
+            updated_at: Timestamp::from_micros(0),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,63 +1,119 @@
 //! The consumer that turns one event into a delivery for each endpoint that gets it.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bus::work::{self, NewWork, WorkId};
-use bus::{BatchConsumer, Failure, Recorded, Tx, built, bulk};
+use bus::work::{QueueId, WorkId};
+use bus::{BatchConsumer, Db, Dispatcher, Failure, Parcel, Recorded, Tx, sql};
 use schemas::Patterns;
 use sqlx::Row;
 
+use crate::deliver::{DeliverWebhooks, DirectLane};
 use crate::index::{Entry, Index};
+use crate::new_delivery::{self, NewDelivery};
 use crate::store;
 
-/// Rows gathered before they are written.
-const ROWS_MAX: usize = 4_096;
+/// Events looked at together.
+const EVENTS: usize = 256;
 
 /// Turns one event into a delivery for each endpoint that gets it.
 ///
 /// Endpoints are looked up in memory. Each batch compares the version that was read with the one in
 /// its own transaction: what was configured before an event was accepted is seen by it.
-#[derive(Default)]
+///
+/// What can be posted at once is: it goes over the lane to the worker of this node, and its rows are
+/// written when it is known what came of it. The rest gets rows now.
 pub struct FanOutWebhooks {
-    known: Mutex<Arc<(i64, Index)>>,
+    known: Mutex<Known>,
+    lane: DirectLane,
 }
 
-struct NewDelivery<'a> {
-    id: WorkId,
-    entry: &'a Entry,
-    event: &'a Recorded,
+/// The endpoints as they were at a version.
+struct Known {
+    version: i64,
+    index: Index,
+}
+
+impl Default for Known {
+    /// From before there were any.
+    fn default() -> Known {
+        Known { version: -1, index: Index::default() }
+    }
+}
+
+/// One event for one endpoint.
+struct Match<'a> {
+    entry: Arc<Entry>,
+    event: &'a Arc<Recorded>,
 }
 
 impl FanOutWebhooks {
     /// One that has read no endpoints yet.
     #[must_use]
-    pub fn new() -> FanOutWebhooks {
-        FanOutWebhooks::default()
+    pub fn new(lane: DirectLane) -> FanOutWebhooks {
+        FanOutWebhooks { known: Mutex::default(), lane }
     }
 
-    async fn index(&self, tx: &mut Tx) -> Result<Arc<(i64, Index)>, sqlx::Error> {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings the index up to date: what has changed is read, and who is there only when one is gone.
+    async fn refresh(&self, tx: &mut Tx) -> Result<(), sqlx::Error> {
         let version = store::version(tx).await?;
-        let known = Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner));
-        if known.0 == version {
-            return Ok(known);
+        let since = self.known().version;
+        if since == version {
+            return Ok(());
         }
-        let queues = work::all_queues(tx, store::WORK).await?;
-        let entries = store::all(tx).await?.into_iter().filter_map(|endpoint| {
-            let queue = *queues.get(endpoint.id.as_str())?;
-            Some(Entry { endpoint, queue })
-        });
-        let read = Arc::new((version, Index::new(entries.collect())));
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&read);
-        Ok(read)
+        let changed = store::changed_since(tx, since).await?;
+        let there = store::count_all(tx).await?;
+        {
+            let mut known = self.known();
+            for (endpoint, queue) in changed {
+                known.index.put(Entry::new(endpoint, queue));
+            }
+            if known.index.len() == there {
+                known.version = version;
+                return Ok(());
+            }
+        }
+        let ids = store::all_ids(tx).await?;
+        let mut known = self.known();
+        known.index.retain(&ids);
+        known.version = version;
+        Ok(())
+    }
+
+    /// The endpoints of each event, those left out that are younger.
+    fn matches<'a>(&self, events: &'a [Arc<Recorded>]) -> Vec<Match<'a>> {
+        let known = self.known();
+        let of = |event: &'a Arc<Recorded>| {
+            let entries = known.index.matches(&event.event).into_iter();
+            entries
+                .filter(|entry| event.seq > entry.endpoint.from)
+                .map(move |entry| Match { entry, event })
+        };
+        events.iter().flat_map(of).collect()
     }
 }
 
 impl BatchConsumer for FanOutWebhooks {
     const NAME: &'static str = "fan-out-webhooks";
+    const BATCH: usize = 512;
 
     fn types(&self) -> Patterns {
         Patterns::everything()
+    }
+
+    fn has_room(&self) -> bool {
+        self.lane.get().is_none_or(Dispatcher::has_room)
+    }
+
+    async fn is_concerned(&self, events: &[Arc<Recorded>], db: &Db) -> Result<bool, sqlx::Error> {
+        let version = db.config_version(store::WORK).await?;
+        let known = self.known();
+        let wanted = |event: &Arc<Recorded>| !known.index.matches(&event.event).is_empty();
+        Ok(known.version != version || events.iter().any(wanted))
     }
 
     async fn handle(
@@ -66,63 +122,74 @@ impl BatchConsumer for FanOutWebhooks {
         _generation: i64,
         tx: &mut Tx,
     ) -> Result<(), Failure> {
-        let index = self.index(tx).await?;
-        let mut rows = Vec::new();
-        for event in events {
-            for entry in index.1.matches(&event.event) {
-                if event.seq > entry.endpoint.from {
-                    rows.push(NewDelivery { id: WorkId::new(), entry, event });
-                }
-            }
-            if rows.len() >= ROWS_MAX {
-                insert(tx, &rows).await?;
-                rows.clear();
-            }
+        self.refresh(tx).await?;
+        // A few events at a time: any of them may be for every endpoint there is.
+        for some in events.chunks(EVENTS) {
+            self.hand_on(tx, self.matches(some)).await?;
         }
-        Ok(insert(tx, &rows).await?)
+        Ok(())
     }
 }
 
-/// Writes deliveries, and work for those that are new and whose endpoint is enabled.
-async fn insert(tx: &mut Tx, rows: &[NewDelivery<'_>]) -> Result<(), sqlx::Error> {
-    let now_us = tx.clock().now().as_micros();
-    let mut new: HashSet<Vec<u8>> = HashSet::with_capacity(rows.len());
-    for chunk in bulk::chunks(rows) {
-        let mut query = built(format!(
-            "insert into webhook_delivery (id, endpoint, seq, event_id, type, status, caused_by,
-                 created_at_us) values {} on conflict (endpoint, seq) do nothing returning id",
-            bulk::rows(tx.dialect(), chunk.len(), 8)
-        ));
-        for row in chunk {
-            let status =
-                if row.entry.endpoint.disabled_reason.is_some() { "skipped" } else { "pending" };
-            query = query
-                .bind(row.id.bytes())
-                .bind(row.entry.endpoint.id.as_str().to_owned())
-                .bind(row.event.seq.get())
-                .bind(row.event.event.id.as_str().to_owned())
-                .bind(row.event.event.kind.as_str().to_owned())
-                .bind(status)
-                .bind("schedule")
-                .bind(now_us);
+impl FanOutWebhooks {
+    async fn hand_on(&self, tx: &mut Tx, mut matches: Vec<Match<'_>>) -> Result<(), sqlx::Error> {
+        let known = existing(tx, &matches).await?;
+        matches.retain(|one| {
+            !known.contains(&(one.event.seq.get(), one.entry.endpoint.id.as_str().to_owned()))
+        });
+        self.send_out(tx, &mut matches).await?;
+        let status = |one: &Match<'_>| {
+            if one.entry.endpoint.disabled_reason.is_some() { "skipped" } else { "pending" }
+        };
+        let rows: Vec<NewDelivery<'_>> = matches
+            .iter()
+            .map(|one| NewDelivery::of(&one.entry.endpoint.id, one.event, status(one)))
+            .collect();
+        new_delivery::insert(tx, &rows).await?;
+        for (row, Match { entry, event }) in rows.iter().zip(&matches) {
+            if entry.endpoint.disabled_reason.is_none() {
+                tx.enqueue(new_delivery::work_for(&entry.endpoint, entry.queue, row.id, event));
+            }
         }
-        new.extend(tx.fetch_all(query).await?.iter().map(|row| row.get::<Vec<u8>, _>(0)));
+        tx.flush().await
     }
-    for row in rows {
-        if row.entry.endpoint.disabled_reason.is_none() && new.contains(&row.id.bytes()) {
-            tx.enqueue(work_for(row.entry, row.id, row.event));
+
+    /// Sends out what can be, and leaves the others in `matches`.
+    async fn send_out(&self, tx: &mut Tx, matches: &mut Vec<Match<'_>>) -> Result<(), sqlx::Error> {
+        let Some(dispatcher) = self.lane.get() else { return Ok(()) };
+        let mut parcels: BTreeMap<QueueId, Vec<Parcel<DeliverWebhooks>>> = BTreeMap::new();
+        for Match { entry, event } in &*matches {
+            // Of one key, each waits for the one before.
+            if entry.endpoint.disabled_reason.is_none() && !entry.endpoint.manner.ordered {
+                let id = new_delivery::id_of(&entry.endpoint.id, event);
+                let outbound = entry.outbound(|one| dispatcher.courier().outbound(one));
+                let parcel = (id, Arc::clone(event), Some(outbound));
+                parcels.entry(entry.queue).or_default().push(parcel);
+            }
         }
+        let mut going: HashSet<WorkId> = parcels.values().flatten().map(|one| one.0).collect();
+        for (id, ..) in dispatcher.send(tx, parcels).await? {
+            going.remove(&id);
+        }
+        matches.retain(|one| {
+            going.is_empty()
+                || !going.contains(&new_delivery::id_of(&one.entry.endpoint.id, one.event))
+        });
+        Ok(())
     }
-    tx.flush().await
 }
 
-fn work_for(entry: &Entry, id: WorkId, event: &Recorded) -> NewWork {
-    let ordered = entry.endpoint.manner.ordered;
-    NewWork {
-        id,
-        seq: Some(event.seq),
-        key: ordered.then(|| event.event.partition_key().to_owned()),
-        tenant: entry.endpoint.tenant.clone(),
-        ..NewWork::in_queue(entry.queue)
-    }
+/// The deliveries of these events that there are: made by a replay that was faster, or by this same
+/// consumer when the event is handed to it again.
+async fn existing(
+    tx: &mut Tx,
+    matches: &[Match<'_>],
+) -> Result<HashSet<(i64, String)>, sqlx::Error> {
+    let seqs = || matches.iter().map(|one| one.event.seq.get());
+    let (Some(first), Some(last)) = (seqs().min(), seqs().max()) else {
+        return Ok(HashSet::new());
+    };
+    let query = sql("select seq, endpoint from webhook_delivery where seq between $1 and $2");
+    let rows = tx.fetch_all(query.bind(first).bind(last)).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

@@ -1,18 +1,18 @@
 //! How endpoints are doing: pauses that they asked for, warnings, and the end of patience.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Span, Tx, sql, work};
+use bus::{Span, Tx, built, bulk, sql, work};
 use schemas::Timestamp;
 use serde_json::json;
 use sqlx::Row;
 
 use crate::attempt::Attempt;
-use crate::deliver::Note;
 use crate::endpoint::{Endpoint, EndpointId};
-use crate::{events, store};
+use crate::events;
+use crate::outcome::Made;
+use crate::store::{self, Counted};
 
 /// Failures one after the other from which on one request at a time probes the endpoint.
 pub const OPENS_AT: i64 = 10;
@@ -41,7 +41,8 @@ fn percent_since(since_us: i64, now_us: i64) -> i64 {
 /// What a batch of attempts says of one endpoint.
 #[derive(Default)]
 struct Seen {
-    delivered: bool,
+    /// When the last one was begun that delivered.
+    delivered_at_us: Option<i64>,
     /// Failures since the last success.
     failures: i64,
     /// When the last of them was begun.
@@ -51,37 +52,71 @@ struct Seen {
 }
 
 /// Counts the attempts for and against their endpoints.
-pub(crate) async fn note(tx: &mut Tx, notes: &[Note]) -> Result<(), sqlx::Error> {
-    let mut seen: BTreeMap<EndpointId, (&Arc<Endpoint>, Seen)> = BTreeMap::new();
-    for (endpoint, attempt) in notes.iter().filter_map(|note| note.made.as_ref()) {
-        let (_, seen) =
-            seen.entry(endpoint.id.clone()).or_insert_with(|| (endpoint, Seen::default()));
-        seen.add(attempt);
+pub(crate) async fn note(tx: &mut Tx, made: &[Made<'_>]) -> Result<(), sqlx::Error> {
+    let mut seen: BTreeMap<&EndpointId, Seen> = BTreeMap::new();
+    for (outbound, attempt) in made {
+        seen.entry(&outbound.endpoint().id).or_default().add(attempt);
     }
-    for (id, (endpoint, seen)) in seen {
-        // One that was well and is well is the usual case, and needs no write.
-        if seen.delivered && (endpoint.failures > 0 || endpoint.failing_since.is_some()) {
+    for (id, held_until_us) in failing(tx, &seen).await? {
+        // What was begun before the pause says nothing of how it is now.
+        let delivered_at_us = seen.get(&id).and_then(|seen| seen.delivered_at_us);
+        if delivered_at_us.is_some_and(|at| at >= held_until_us) {
             recover(tx, &id).await?;
         }
-        if seen.failures > 0 {
-            count_failures(tx, &id, &seen).await?;
-        }
+    }
+    for (id, seen) in seen.iter().filter(|(_, seen)| seen.is_bad()) {
+        count_failures(tx, id, seen).await?;
     }
     Ok(())
 }
 
+/// Those of the endpoints that delivered and were failing, and until when they are held; usually none
+/// is, and that needs no write.
+async fn failing(
+    tx: &mut Tx,
+    seen: &BTreeMap<&EndpointId, Seen>,
+) -> Result<Vec<(EndpointId, i64)>, sqlx::Error> {
+    let delivered: Vec<&EndpointId> =
+        seen.iter().filter(|(_, seen)| seen.delivered_at_us.is_some()).map(|(id, _)| *id).collect();
+    let mut failing = Vec::new();
+    for chunk in bulk::chunks(&delivered) {
+        let mut query = built(format!(
+            "select id, coalesce(held_until_us, 0) from webhook_endpoint where id in ({})
+             and (failures > 0 or failing_since_us is not null) order by id",
+            bulk::list(1, chunk.len())
+        ));
+        for id in chunk {
+            query = query.bind(id.as_str().to_owned());
+        }
+        for row in tx.fetch_all(query).await? {
+            if let Ok(id) = row.get::<String, _>(0).parse() {
+                failing.push((id, row.get(1)));
+            }
+        }
+    }
+    Ok(failing)
+}
+
 impl Seen {
     fn add(&mut self, attempt: &Attempt) {
+        let at_us = attempt.at.as_micros();
         if attempt.error.is_none() {
-            *self = Seen { delivered: true, ..Seen::default() };
+            self.delivered_at_us = self.delivered_at_us.max(Some(at_us));
+            self.failures = 0;
             return;
         }
         self.failures += 1;
-        self.last_at_us = self.last_at_us.max(attempt.at.as_micros());
+        self.last_at_us = self.last_at_us.max(at_us);
         self.gone |= attempt.is_gone();
         if attempt.is_busy() {
             self.pause = self.pause.max(Some(attempt.pause.unwrap_or(BUSY)));
         }
+    }
+
+    /// Whether it says anything against the endpoint. A wish to be left alone holds whatever else was
+    /// delivered meanwhile.
+    fn is_bad(&self) -> bool {
+        self.failures > 0 || self.gone || self.pause.is_some()
     }
 }
 
@@ -177,7 +212,7 @@ fn breaker_pause(failures: i64) -> Option<Duration> {
 async fn disable(tx: &mut Tx, id: &EndpointId, reason: &str) -> Result<(), sqlx::Error> {
     let Some(endpoint) = store::find_in(tx, id).await? else { return Ok(()) };
     let to = Endpoint { disabled_reason: Some(reason.to_owned()), ..endpoint };
-    store::update(tx, &to, "skald").await?;
+    store::update(tx, &to, Counted::Kept, "skald").await?;
     events::stage(tx, "disabled", json!({ "id": id.as_str(), "reason": reason }));
     Ok(())
 }

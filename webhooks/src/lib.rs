@@ -1,9 +1,10 @@
 //! Delivers events to customers' HTTP endpoints: signed, at least once, each endpoint for itself.
 //!
 //! How one event travels: [`FanOutWebhooks`], a consumer of the log, finds its endpoints in the
-//! `index` and writes a row of `deliveries` and one of work for each → `deliver` leases those that
-//! are due → `attempt` signs and posts one → `outcome` notes the attempt and what it means:
-//! delivered, later, or given up → `health` counts it for or against the endpoint.
+//! `index` and hands it over to `deliver` → `attempt` signs and posts it → `outcome` writes the
+//! delivery, the attempt and what it means: delivered, later, or given up → `health` counts it for
+//! or against the endpoint. What cannot start at once is a row of `deliveries` and one of work
+//! from the start, which `deliver` leases when it is due.
 
 mod endpoint;
 pub use endpoint::{Endpoint, EndpointId, InvalidEndpointId, Manner, TIMEOUT_MAX, seal_headers};
@@ -21,13 +22,22 @@ mod index;
 mod fan_out;
 pub use fan_out::FanOutWebhooks;
 
+mod outbound;
+pub use outbound::Outbound;
+
 mod attempt;
 pub use attempt::{Attempt, attempt};
 
 mod deliver;
-pub use deliver::DeliverWebhooks;
+pub use deliver::{DeliverWebhooks, DirectLane};
+
+mod abandoned;
 
 mod outcome;
+
+mod new_delivery;
+
+mod on_their_way;
 
 pub mod deliveries;
 

@@ -1,22 +1,33 @@
 //! What became of deliveries: their status, the log of attempts, and counts by the minute.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bus::work::{Settled, Verdict, WorkId};
-use bus::{Db, Span, Tx, built, bulk, sql};
+use bus::work::{self, NewWork, Outcome, Settled, Verdict, WorkId};
+use bus::{Arrival, Db, Landed, Next, Span, Trip, Tx, built, bulk, sql};
+use schemas::Timestamp;
 use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Attempt;
-use crate::deliver::Note;
+use crate::deliver::{DeliverWebhooks, Note};
+use crate::deliveries;
+use crate::new_delivery::{self, NewDelivery};
+use crate::outbound::Outbound;
+use crate::store;
 
 /// How often deliveries are looked for whose work ended without an attempt.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Between two deletions of old deliveries.
 const BREATH: Duration = Duration::from_millis(50);
+/// The cause of an attempt that was made because it was its time.
+const SCHEDULE: &str = "schedule";
 /// Microseconds of a minute.
 pub(crate) const MINUTE_US: i64 = 60_000_000;
+
+/// What was made of an endpoint.
+pub(crate) type Made<'a> = &'a (Arc<Outbound>, Attempt);
 
 /// Writes the attempts and what they mean for their deliveries. Attempts whose lease had ended are
 /// written too: they were made.
@@ -25,31 +36,14 @@ pub(crate) async fn note(
     settled: &[Settled],
     notes: &[Note],
 ) -> Result<(), sqlx::Error> {
-    let made: Vec<(WorkId, &Attempt)> = settled
+    let mut made: Vec<(WorkId, &Attempt)> = settled
         .iter()
         .zip(notes)
         .filter_map(|(row, note)| Some((row.id, &note.made.as_ref()?.1)))
         .collect();
     let causes = take_causes(tx, &made).await?;
-    for chunk in bulk::chunks(&made) {
-        let mut query = built(format!(
-            "insert into webhook_attempt (delivery, at_us, caused_by, status_code, duration_ms,
-                 response, error) values {}",
-            bulk::rows(tx.dialect(), chunk.len(), 7)
-        ));
-        for (id, attempt) in chunk {
-            let cause = causes.get(id).map_or("schedule", String::as_str);
-            query = query
-                .bind(id.bytes())
-                .bind(attempt.at.as_micros())
-                .bind(cause.to_owned())
-                .bind(attempt.status.map(|status| i64::from(status.as_u16())))
-                .bind(millis(attempt))
-                .bind(attempt.response.clone())
-                .bind(attempt.error.clone());
-        }
-        tx.execute(query).await?;
-    }
+    made.retain(|(id, _)| causes.contains_key(id)); // Others are gone with their endpoint.
+    insert_attempts(tx, &made, &causes).await?;
     for (verdict, status) in [(Verdict::Done, "delivered"), (Verdict::Dead, "failed")] {
         let ids: Vec<WorkId> =
             settled.iter().filter(|row| row.verdict == verdict).map(|row| row.id).collect();
@@ -63,19 +57,130 @@ pub(crate) async fn note(
             tx.execute(query).await?;
         }
     }
-    count(tx, notes).await
+    Ok(())
 }
 
-/// Why the attempts were made, where it was not their time; the next ones are again.
+/// The attempt at an event that was sent out without a row, if it has ended.
+pub(crate) fn made(landed: &Landed<DeliverWebhooks>) -> Option<Made<'_>> {
+    match &landed.arrival {
+        Arrival::Ended(_, note) => note.made.as_ref(),
+        Arrival::Late(_) | Arrival::Waiting => None,
+    }
+}
+
+/// Writes deliveries that had no rows, as far as they have come. What is not `held` has rows that
+/// another process wrote, or is gone with its endpoint: its attempt was made all the same.
+pub(crate) async fn land(
+    tx: &mut Tx,
+    landed: &[Landed<DeliverWebhooks>],
+    held: &[bool],
+) -> Result<(), sqlx::Error> {
+    let (mut rows, mut attempts, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    for (one, held) in landed.iter().zip(held) {
+        let Some(outbound) = &one.errand else { continue };
+        let attempt = made(one).map(|(_, attempt)| (one.trip.id, attempt));
+        if !held {
+            others.extend(attempt);
+            continue;
+        }
+        attempts.extend(attempt);
+        let status = match &one.arrival {
+            Arrival::Ended(Outcome::Done { .. }, _) => "delivered",
+            Arrival::Ended(Outcome::Failed { error, delay, .. }, _) => {
+                let failed = work_of(tx, one, outbound, error, *delay);
+                let status = if failed.dead { "failed" } else { "pending" };
+                tx.enqueue(failed);
+                status
+            }
+            Arrival::Waiting | Arrival::Ended(Outcome::Released { .. }, _) => {
+                tx.enqueue(fresh_work(one, outbound));
+                "pending"
+            }
+            Arrival::Late(lease) => {
+                let leased = Some(lease.clone());
+                tx.enqueue(NewWork { leased, ..fresh_work(one, outbound) });
+                "pending"
+            }
+        };
+        rows.push(NewDelivery::of(&outbound.endpoint().id, &one.trip.event, status));
+    }
+    work::count_done(store::WORK, rows.iter().filter(|row| row.status == "delivered").count());
+    new_delivery::insert(tx, &rows).await?;
+    for (id, attempt) in others {
+        if deliveries::find_in(tx, id).await?.is_some() {
+            attempts.push((id, attempt));
+        }
+    }
+    insert_attempts(tx, &attempts, &HashMap::new()).await?;
+    tx.flush().await
+}
+
+fn fresh_work(landed: &Landed<DeliverWebhooks>, outbound: &Outbound) -> NewWork {
+    let Trip { id, event, .. } = &landed.trip;
+    new_delivery::work_for(outbound.endpoint(), landed.queue, *id, event)
+}
+
+/// The row of an event whose first attempt has failed.
+fn work_of(
+    tx: &Tx,
+    landed: &Landed<DeliverWebhooks>,
+    outbound: &Outbound,
+    error: &str,
+    delay: Option<Duration>,
+) -> NewWork {
+    let work = NewWork { failed: Some((1, error.to_owned())), ..fresh_work(landed, outbound) };
+    let policy = outbound.endpoint().manner.policy();
+    match policy.after_failure(1, Duration::ZERO, false, delay, 0.5) {
+        Next::RetryAfter(wait) => {
+            let due_us = tx.clock().now().as_micros().saturating_add(Span(wait).micros());
+            NewWork { due_at: Some(Timestamp::from_micros(due_us)), ..work }
+        }
+        Next::Dead => {
+            let event = landed.trip.event.event.to_json();
+            let payload = Some(String::from_utf8_lossy(&event).into_owned());
+            NewWork { dead: true, payload, ..work }
+        }
+    }
+}
+
+/// Writes attempts; those without a cause were made because it was their time.
+async fn insert_attempts(
+    tx: &mut Tx,
+    made: &[(WorkId, &Attempt)],
+    causes: &HashMap<WorkId, String>,
+) -> Result<(), sqlx::Error> {
+    for chunk in bulk::chunks(made) {
+        let mut query = built(format!(
+            "insert into webhook_attempt (delivery, at_us, caused_by, status_code, duration_ms,
+                 response, error) values {}",
+            bulk::rows(tx.dialect(), chunk.len(), 7)
+        ));
+        for (id, attempt) in chunk {
+            let cause = causes.get(id).map_or(SCHEDULE, String::as_str);
+            query = query
+                .bind(id.bytes())
+                .bind(attempt.at.as_micros())
+                .bind(cause.to_owned())
+                .bind(attempt.status.map(|status| i64::from(status.as_u16())))
+                .bind(millis(attempt))
+                .bind(attempt.response.clone())
+                .bind(attempt.error.clone());
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
+}
+
+/// Why the attempts were made, of the deliveries that are there; the next ones are because it is
+/// their time again.
 async fn take_causes(
     tx: &mut Tx,
     made: &[(WorkId, &Attempt)],
 ) -> Result<HashMap<WorkId, String>, sqlx::Error> {
-    let mut causes = HashMap::new();
+    let mut causes = HashMap::with_capacity(made.len());
     for chunk in bulk::chunks(made) {
         let mut query = built(format!(
-            "select id, caused_by from webhook_delivery where caused_by <> 'schedule'
-             and id in ({})",
+            "select id, caused_by from webhook_delivery where id in ({})",
             bulk::list(1, chunk.len())
         ));
         for (id, _) in chunk {
@@ -85,7 +190,8 @@ async fn take_causes(
             causes.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?, row.get(1));
         }
     }
-    let ids: Vec<&WorkId> = causes.keys().collect();
+    let asked = causes.iter().filter(|(_, cause)| *cause != SCHEDULE);
+    let ids: Vec<&WorkId> = asked.map(|(id, _)| id).collect();
     for chunk in bulk::chunks(&ids) {
         let mut query = built(format!(
             "update webhook_delivery set caused_by = 'schedule' where id in ({})",
@@ -103,13 +209,14 @@ fn millis(attempt: &Attempt) -> i64 {
     i64::try_from(attempt.duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-async fn count(tx: &mut Tx, notes: &[Note]) -> Result<(), sqlx::Error> {
+/// Counts attempts by the minute.
+pub(crate) async fn count(tx: &mut Tx, made: &[Made<'_>]) -> Result<(), sqlx::Error> {
     let mut counts: BTreeMap<(&str, i64, i64, i64), i64> = BTreeMap::new();
-    for (endpoint, attempt) in notes.iter().filter_map(|note| note.made.as_ref()) {
+    for (outbound, attempt) in made {
         let minute = attempt.at.as_micros().div_euclid(MINUTE_US) * MINUTE_US;
         let status = attempt.status.map_or(0, |status| i64::from(status.as_u16()));
         let log2 = i64::from(64 - millis(attempt).max(0).leading_zeros());
-        *counts.entry((endpoint.id.as_str(), minute, status, log2)).or_default() += 1;
+        *counts.entry((outbound.endpoint().id.as_str(), minute, status, log2)).or_default() += 1;
     }
     // In order of their keys: two nodes that count take the rows in the same order.
     let counts: Vec<_> = counts.into_iter().collect();
@@ -187,6 +294,9 @@ async fn prune(db: &Db, before_us: i64) -> Result<bool, sqlx::Error> {
         order by created_at_us, id limit $2";
     let attempts = built(format!("delete from webhook_attempt where delivery in ({old})"));
     tx.execute(attempts.bind(before_us).bind(MOST)).await?;
+    // Those that were given up keep a copy of their event.
+    let given_up = built(format!("delete from work where state = 'dead' and id in ({old})"));
+    tx.execute(given_up.bind(before_us).bind(MOST)).await?;
     let deliveries = built(format!("delete from webhook_delivery where id in ({old})"));
     let deleted = tx.execute(deliveries.bind(before_us).bind(MOST)).await?.rows_affected();
     let more = i64::try_from(deleted).unwrap_or(0) >= MOST;

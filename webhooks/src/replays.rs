@@ -1,7 +1,7 @@
 //! Events of the past, delivered to one endpoint again: recovery of what failed or was missed, and
 //! replays of whatever is asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bus::replay::{self, DryRun, NewReplay, Replay, ReplayError, To};
 use bus::work::{self, NewWork, QueueId, WorkId};
-use bus::{Db, Log, Read, Recorded, ReplayTarget, Taken, Tx, built, bulk};
+use bus::{Db, Log, Read, Recorded, ReplayTarget, Seq, Taken, Tx, built, bulk};
 use schemas::Patterns;
-use sqlx::Row;
 
 use crate::endpoint::{Endpoint, EndpointId};
+use crate::new_delivery::{self, NewDelivery};
 use crate::store;
 
 /// Events looked at together.
@@ -91,7 +91,7 @@ pub async fn dry_run(
         let wanted: Vec<&Arc<Recorded>> = meant(endpoint, &page.events).collect();
         let known = known(&mut db.begin().await?, &endpoint.id, &wanted).await?;
         for event in &wanted {
-            let status = known.get(&event.seq.get()).map(|(_, status)| status.as_str());
+            let status = known.get(&event.seq).map(|(_, status)| status.as_str());
             result.total += 1;
             result.done_already += i64::from(status == Some("delivered"));
             result.would_send += i64::from(only.means(status));
@@ -133,28 +133,51 @@ fn meant<'a>(
         .filter(|event| endpoint.types.matches(&event.event.kind) && endpoint.wants(&event.event))
 }
 
-/// What there is of these events: the delivery and its status by seq.
+/// What there is of these events: the delivery and its status by seq, of those that are on their
+/// way without a row too.
 async fn known(
     tx: &mut Tx,
     endpoint: &EndpointId,
     events: &[&Arc<Recorded>],
-) -> Result<HashMap<i64, (WorkId, String)>, sqlx::Error> {
-    let mut known = HashMap::new();
-    for chunk in bulk::chunks(events) {
-        let mut query = built(format!(
-            "select seq, id, status from webhook_delivery where endpoint = $1 and seq in ({})",
-            bulk::list(2, chunk.len())
-        ));
-        query = query.bind(endpoint.as_str().to_owned());
-        for event in chunk {
-            query = query.bind(event.seq.get());
-        }
-        for row in tx.fetch_all(query).await? {
-            let id = WorkId::from_bytes(&row.get::<Vec<u8>, _>(1))?;
-            known.insert(row.get(0), (id, row.get(2)));
-        }
+) -> Result<HashMap<Seq, (WorkId, String)>, sqlx::Error> {
+    let seqs: Vec<Seq> = events.iter().map(|event| event.seq).collect();
+    // In this order: what lands in between is seen by the second look.
+    let on_their_way = match work::find_in(tx, store::WORK, endpoint.as_str()).await? {
+        Some(queue) => work::dispatched(tx, queue).await?,
+        None => HashSet::new(),
+    };
+    let mut known = new_delivery::known(tx, endpoint, &seqs).await?;
+    for event in events.iter().filter(|event| on_their_way.contains(&event.seq)) {
+        let pending = || (new_delivery::id_of(endpoint, event), "pending".to_owned());
+        known.entry(event.seq).or_insert_with(pending);
     }
     Ok(known)
+}
+
+/// Notes that these deliveries, if they are any, are not pending any more: their replay was cancelled
+/// before they began. They are what their attempts say, and `skipped` without one, so that another
+/// recovery brings them.
+///
+/// # Errors
+/// Those of the database.
+pub async fn take_back(tx: &mut Tx, ids: &[WorkId]) -> Result<(), sqlx::Error> {
+    for chunk in bulk::chunks(ids) {
+        let mut query = built(format!(
+            "update webhook_delivery set caused_by = 'schedule', status = case
+                 when exists (select 1 from webhook_attempt a
+                     where a.delivery = webhook_delivery.id and a.error is null) then 'delivered'
+                 when exists (select 1 from webhook_attempt a
+                     where a.delivery = webhook_delivery.id) then 'failed'
+                 else 'skipped' end
+             where status = 'pending' and id in ({})",
+            bulk::list(1, chunk.len())
+        ));
+        for id in chunk {
+            query = query.bind(id.bytes());
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
 }
 
 /// Hands events of the past to endpoints.
@@ -185,9 +208,7 @@ impl ReplayTarget for ReplayToWebhooks {
         let known = known(tx, &id, &wanted).await?;
         let chosen: Vec<&Arc<Recorded>> = wanted
             .iter()
-            .filter(|event| {
-                only.means(known.get(&event.seq.get()).map(|(_, status)| status.as_str()))
-            })
+            .filter(|event| only.means(known.get(&event.seq).map(|(_, status)| status.as_str())))
             .copied()
             .collect();
         let policy = endpoint.manner.policy();
@@ -212,54 +233,29 @@ impl Again<'_> {
         &self,
         tx: &mut Tx,
         events: &[&Arc<Recorded>],
-        known: &HashMap<i64, (WorkId, String)>,
+        known: &HashMap<Seq, (WorkId, String)>,
     ) -> Result<(), sqlx::Error> {
-        let now_us = tx.clock().now().as_micros();
-        let with_ids: Vec<(WorkId, &Arc<Recorded>)> = events
+        let rows: Vec<NewDelivery<'_>> = events
             .iter()
             .map(|event| {
-                let known = known.get(&event.seq.get());
-                (known.map_or_else(WorkId::new, |(id, _)| *id), *event)
+                let new = NewDelivery::of(&self.endpoint.id, event, "pending");
+                let id = known.get(&event.seq).map_or(new.id, |(id, _)| *id);
+                NewDelivery { id, ..new }
             })
             .collect();
-        for chunk in bulk::chunks(&with_ids) {
-            let mut query = built(format!(
-                "insert into webhook_delivery (id, endpoint, seq, event_id, type, status, caused_by,
-                     created_at_us) values {}
-                 on conflict (endpoint, seq) do update set status = excluded.status,
-                     caused_by = excluded.caused_by",
-                bulk::rows(tx.dialect(), chunk.len(), 8)
-            ));
-            for (id, event) in chunk {
-                query = query
-                    .bind(id.bytes())
-                    .bind(self.endpoint.id.as_str().to_owned())
-                    .bind(event.seq.get())
-                    .bind(event.event.id.as_str().to_owned())
-                    .bind(event.event.kind.as_str().to_owned())
-                    .bind("pending")
-                    .bind(self.cause.clone())
-                    .bind(now_us);
-            }
-            tx.execute(query).await?;
-            // What is left of the attempts before makes room for the new row.
+        new_delivery::insert_again(tx, &rows, &self.cause).await?;
+        // What is left of the attempts before makes room for the new row.
+        for chunk in bulk::chunks(&rows) {
             let mut query =
                 built(format!("delete from work where id in ({})", bulk::list(1, chunk.len())));
-            for (id, _) in chunk {
-                query = query.bind(id.bytes());
+            for row in chunk {
+                query = query.bind(row.id.bytes());
             }
             tx.execute(query).await?;
         }
-        let ordered = self.endpoint.manner.ordered;
-        for (id, event) in with_ids {
-            tx.enqueue(NewWork {
-                id,
-                seq: Some(event.seq),
-                key: ordered.then(|| event.event.partition_key().to_owned()),
-                tenant: self.endpoint.tenant.clone(),
-                tag: Some(self.tag.to_owned()),
-                ..NewWork::in_queue(self.queue)
-            });
+        for (row, event) in rows.iter().zip(events) {
+            let work = new_delivery::work_for(self.endpoint, self.queue, row.id, event);
+            tx.enqueue(NewWork { tag: Some(self.tag.to_owned()), ..work });
         }
         tx.flush().await
     }

@@ -1,11 +1,14 @@
 //! Endpoints in the database.
 
+use std::collections::{HashMap, HashSet};
+
+use bus::work::QueueId;
 use bus::{Db, Query, Seq, Tx, built, signals, sql, work};
 use schemas::Timestamp;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use crate::endpoint::{Endpoint, EndpointId};
+use crate::endpoint::{Endpoint, EndpointId, InvalidEndpointId};
 use crate::secrets::PublishedKey;
 
 /// The kind of work that deliveries are.
@@ -24,10 +27,41 @@ pub async fn version(tx: &mut Tx) -> Result<i64, sqlx::Error> {
     Ok(tx.fetch_optional(query).await?.map_or(0, |row| row.get(0)))
 }
 
-/// All endpoints.
-pub(crate) async fn all(tx: &mut Tx) -> Result<Vec<Endpoint>, sqlx::Error> {
-    let query = built(format!("select {COLUMNS} from webhook_endpoint"));
-    tx.fetch_all(query).await?.iter().map(read).collect()
+/// The endpoints that have changed since that version, each with its queue.
+pub(crate) async fn changed_since(
+    tx: &mut Tx,
+    version: i64,
+) -> Result<Vec<(Endpoint, QueueId)>, sqlx::Error> {
+    let queues = sql("select q.name, q.id from work_queue q join webhook_endpoint e
+         on e.id = q.name and q.kind = $2 where e.changed > $1");
+    let queues = tx.fetch_all(queues.bind(version).bind(WORK)).await?;
+    let queues: HashMap<String, QueueId> =
+        queues.iter().map(|row| (row.get(0), QueueId::from_number(row.get(1)))).collect();
+    let query = built(format!("select {COLUMNS} from webhook_endpoint where changed > $1"));
+    let mut changed = Vec::with_capacity(queues.len());
+    for row in tx.fetch_all(query.bind(version)).await? {
+        let endpoint = read(&row)?;
+        if let Some(queue) = queues.get(endpoint.id.as_str()) {
+            changed.push((endpoint, *queue));
+        }
+    }
+    Ok(changed)
+}
+
+/// How many endpoints there are.
+pub(crate) async fn count_all(tx: &mut Tx) -> Result<usize, sqlx::Error> {
+    let count = tx.fetch_optional(sql("select count(*) from webhook_endpoint")).await?;
+    Ok(usize::try_from(count.map_or(0, |row| row.get::<i64, _>(0))).unwrap_or(0))
+}
+
+/// The ids of all endpoints.
+pub(crate) async fn all_ids(tx: &mut Tx) -> Result<HashSet<EndpointId>, sqlx::Error> {
+    let rows = tx.fetch_all(sql("select id from webhook_endpoint")).await?;
+    rows.iter()
+        .map(|row| {
+            row.get::<String, _>(0).parse().map_err(|error: InvalidEndpointId| decoding(error))
+        })
+        .collect()
 }
 
 /// One endpoint.
@@ -159,29 +193,43 @@ pub async fn create(tx: &mut Tx, new: &Endpoint, by: &str) -> Result<(), sqlx::E
     let query = query.bind(new.from.get()).bind(new.created_at.as_micros()).bind(by.to_owned());
     tx.execute(query).await?;
     work::define(tx, WORK, new.id.as_str(), &new.manner.policy(), &[]).await?;
-    touch(tx).await
+    touch(tx, Some(&new.id)).await
+}
+
+/// What becomes of what was counted against an endpoint when it is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// It counts on.
+    Kept,
+    /// It is as if it had never failed.
+    Forgotten,
 }
 
 /// Writes a changed endpoint, whose `version` is that before the change; the answer is whether that
-/// was still so; if not, `tx` is to be rolled back. Without a `failing_since`, what was counted
-/// against the endpoint is forgotten.
+/// was still so; if not, `tx` is to be rolled back.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn update(tx: &mut Tx, to: &Endpoint, by: &str) -> Result<bool, sqlx::Error> {
+pub async fn update(
+    tx: &mut Tx,
+    to: &Endpoint,
+    counted: Counted,
+    by: &str,
+) -> Result<bool, sqlx::Error> {
     // The queue first, the endpoint last, as settlements lock them: so no two wait for each other.
     let queue = work::define(tx, WORK, to.id.as_str(), &to.manner.policy(), &[]).await?;
     work::set_paused(tx, queue, to.disabled_reason.is_some()).await?;
-    if to.failing_since.is_none() {
+    if counted == Counted::Forgotten {
         work::widen(tx, WORK, to.id.as_str()).await?;
     }
     let query = sql("update webhook_endpoint set url = $2, types = $3, filter = $4,
             description = $5, tenant = $6, headers = $7, secrets = $8, manner = $9, metadata = $10,
             state = $11, disabled_reason = $12, public_keys = $13, version = version + 1,
-            updated_at_us = $15, updated_by = $16, failing_since_us = $17,
-            warned_percent = case when $17 is null then 0 else warned_percent end,
-            failures = case when $17 is null then 0 else failures end,
-            held_until_us = case when $17 is null then null else held_until_us end
+            updated_at_us = $15, updated_by = $16,
+            failing_since_us = case when $17 = 1 then null else failing_since_us end,
+            warned_percent = case when $17 = 1 then 0 else warned_percent end,
+            failures = case when $17 = 1 then 0 else failures end,
+            held_until_us = case when $17 = 1 then null else held_until_us end
          where id = $1 and version = $14");
     let query = bind(query.bind(to.id.as_str().to_owned()), to);
     let now_us = tx.clock().now().as_micros();
@@ -189,11 +237,11 @@ pub async fn update(tx: &mut Tx, to: &Endpoint, by: &str) -> Result<bool, sqlx::
         .bind(to.version)
         .bind(now_us)
         .bind(by.to_owned())
-        .bind(to.failing_since.map(Timestamp::as_micros));
+        .bind(i64::from(counted == Counted::Forgotten));
     if tx.execute(query).await?.rows_affected() == 0 {
         return Ok(false);
     }
-    touch(tx).await?;
+    touch(tx, Some(&to.id)).await?;
     Ok(true)
 }
 
@@ -207,17 +255,23 @@ pub async fn delete(tx: &mut Tx, id: &EndpointId) -> Result<(), sqlx::Error> {
         "delete from webhook_attempt where delivery in
              (select id from webhook_delivery where endpoint = $1)",
         "delete from webhook_delivery where endpoint = $1",
+        "delete from webhook_minute where endpoint = $1",
         "delete from webhook_endpoint where id = $1",
     ] {
         tx.execute(sql(text).bind(id.as_str().to_owned())).await?;
     }
-    touch(tx).await
+    touch(tx, None).await
 }
 
-/// Tells every cache, on every node, to look anew.
-async fn touch(tx: &mut Tx) -> Result<(), sqlx::Error> {
+/// Tells every cache, on every node, to look anew, and which endpoint it is that has changed.
+async fn touch(tx: &mut Tx, changed: Option<&EndpointId>) -> Result<(), sqlx::Error> {
     tx.execute(sql("update config_version set version = version + 1 where kind = 'webhook'"))
         .await?;
+    if let Some(id) = changed {
+        let query = sql("update webhook_endpoint set changed =
+             (select version from config_version where kind = 'webhook') where id = $1");
+        tx.execute(query.bind(id.as_str().to_owned())).await?;
+    }
     tx.wake(signals::CONFIG);
     Ok(())
 }
@@ -241,7 +295,7 @@ fn bind(query: Query, of: &Endpoint) -> Query {
 fn read(row: &AnyRow) -> Result<Endpoint, sqlx::Error> {
     let id: String = row.get(0);
     Ok(Endpoint {
-        id: id.parse().map_err(|error: crate::InvalidEndpointId| decoding(error))?,
+        id: id.parse().map_err(|error: InvalidEndpointId| decoding(error))?,
         url: row.get(1),
         types: decode(&row.get::<String, _>(2))?,
         filter: row.get::<Option<String>, _>(3).map(|text| decode(&text)).transpose()?,

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemas::Timestamp;
 use uuid::Uuid;
+
+use crate::Seq;
 
 /// A row of work. Printed with a prefix that tells what kind of thing the row is (`lse_…`, `dl_…`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +23,27 @@ impl WorkId {
     #[expect(clippy::new_without_default, reason = "each is another one")]
     pub fn new() -> WorkId {
         WorkId(Uuid::now_v7())
+    }
+
+    /// An id that is the same for the same input, in the layout of a UUIDv7 (RFC 9562, section 5.7):
+    /// those of later times, and at one time of later events, sort after earlier ones.
+    #[must_use]
+    pub fn derived(at: Timestamp, seq: Seq, hash: &[u8; 32]) -> WorkId {
+        let millis = u64::try_from(at.as_micros() / 1_000).unwrap_or(0);
+        let mut bytes = [0; 16];
+        bytes[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+        bytes[6..8].copy_from_slice(&seq.get().to_be_bytes()[6..]);
+        bytes[8..].copy_from_slice(&hash[..8]);
+        bytes[6] = 0x70 | (bytes[6] & 0x0f);
+        bytes[8] = 0x80 | (bytes[8] & 0x3f);
+        WorkId(Uuid::from_bytes(bytes))
+    }
+
+    /// Whether [`WorkId::derived`] may have made this of the event at `seq`.
+    #[must_use]
+    pub fn may_stand_for(self, seq: Seq) -> bool {
+        let (own, other) = (self.0.as_bytes(), seq.get().to_be_bytes());
+        own[6] & 0x0f == other[6] & 0x0f && own[7] == other[7]
     }
 
     /// As people see it: the prefix, `_` and the UUID without dashes.
@@ -89,6 +113,22 @@ impl FromStr for LeaseToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn derived_ids_are_in_the_order_of_the_log() {
+        let at = |us| Timestamp::from_micros(1_790_000_000_000_000 + us);
+        let id = |us, seq, hash| WorkId::derived(at(us), Seq::new(seq), &[hash; 32]);
+        assert_eq!(id(0, 7, 1), id(999, 7, 1));
+        assert_ne!(id(0, 7, 1), id(0, 7, 2));
+        assert!(id(0, 8, 0) > id(0, 7, 255) && id(1_000, 8, 0) > id(0, 9, 255));
+        assert_eq!(id(0, 7, 1).0.get_version_num(), 7);
+        assert!(id(0, 0x1234, 1).may_stand_for(Seq::new(0x1234)));
+        assert!(!id(0, 0x1234, 1).may_stand_for(Seq::new(0x1235)));
+        let drawn = WorkId(Uuid::now_v7());
+        assert!(
+            drawn < WorkId::derived(at(i64::from(u32::MAX) * 1_000_000), Seq::new(0), &[0; 32])
+        );
+    }
 
     #[test]
     fn ids_and_tokens_read_what_they_print() {

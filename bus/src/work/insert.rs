@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use schemas::Timestamp;
 
 use super::key::busy_keys;
-use super::queue::hint_due;
-use super::{NEVER_US, QueueId, WorkId};
-use crate::db::built;
-use crate::{Seq, Tx, bulk};
+use super::queue::{hint_due, hint_expiry};
+use super::{LeaseToken, NEVER_US, QueueId, WorkId};
+use crate::db::{Query, built};
+use crate::{NodeId, Seq, Tx, bulk};
 
 /// A row to come. `NewWork { seq, ..NewWork::in_queue(queue) }`.
 #[derive(Clone, Debug)]
@@ -35,6 +35,27 @@ pub struct NewWork {
     pub failed: Option<(i64, String)>,
     /// Whether it is a dead letter from the start.
     pub dead: bool,
+    /// The lease under which its first attempt is being made already.
+    pub leased: Option<Seized>,
+}
+
+/// The lease of a row that is being tried when it is inserted.
+#[derive(Clone, Debug)]
+pub struct Seized {
+    /// Proof of the lease.
+    pub token: LeaseToken,
+    /// When it ends.
+    pub until: Timestamp,
+    /// Which process holds it.
+    owner: String,
+}
+
+impl Seized {
+    /// A lease of `node` until then.
+    #[must_use]
+    pub fn new(node: &NodeId, until: Timestamp) -> Seized {
+        Seized { token: LeaseToken::draw(), until, owner: node.as_str().to_owned() }
+    }
 }
 
 impl NewWork {
@@ -53,63 +74,117 @@ impl NewWork {
             payload: None,
             failed: None,
             dead: false,
+            leased: None,
         }
     }
 }
 
-const COLUMNS: usize = 15;
-
-/// Writes all rows, many per statement.
+/// Writes all rows, many per statement. Most have only what every row has, and a value that is null
+/// costs as much as any other.
 pub(crate) async fn insert(tx: &mut Tx, rows: Vec<NewWork>) -> Result<(), sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
     let behind = behind(tx, &rows).await?;
-    let mut hints: Vec<(i64, i64)> = Vec::new();
-    for row in rows.iter().filter(|row| !row.dead) {
-        let due = row.due_at.map_or(now_us, Timestamp::as_micros);
-        match hints.last_mut() {
-            Some((queue, earliest)) if *queue == row.queue.0 => *earliest = due.min(*earliest),
-            _ => hints.push((row.queue.0, due)),
-        }
-    }
-    for chunk in bulk::chunks(&rows) {
-        let mut query = built(format!(
-            "insert into work (id, queue, state, due_at_us, attempt, created_at_us,
-                 first_failed_at_us, last_failed_at_us, last_error, key, tenant, tag, name, seq,
-                 payload) values {} on conflict do nothing",
-            bulk::rows(tx.dialect(), chunk.len(), COLUMNS)
-        ));
+    let (plain, others): (Vec<&NewWork>, Vec<&NewWork>) =
+        rows.iter().partition(|row| row.is_plain());
+    for chunk in bulk::chunks(&plain) {
+        let mut query = insert_of(tx, "", chunk.len(), 8);
         for row in chunk {
-            let state = match row {
-                row if row.dead => "dead",
-                row if behind.contains(&row.id) => "behind",
-                _ => "ready",
-            };
-            let failed_at = row.failed.as_ref().map(|_| now_us);
-            let (attempt, error) = row.failed.clone().map_or((0, None), |(n, e)| (n, Some(e)));
-            query = query
-                .bind(row.id.bytes())
-                .bind(row.queue.0)
-                .bind(state)
-                .bind(if row.dead {
-                    NEVER_US
-                } else {
-                    row.due_at.map_or(now_us, Timestamp::as_micros)
-                })
-                .bind(attempt)
-                .bind(now_us)
-                .bind(failed_at)
-                .bind(failed_at)
-                .bind(error)
-                .bind(row.key.clone())
-                .bind(row.tenant.clone())
-                .bind(row.tag.clone())
-                .bind(row.name.clone())
-                .bind(row.seq.map(Seq::get))
-                .bind(row.payload.clone());
+            query = row.bind(query, &behind, now_us);
         }
         tx.execute(query).await?;
     }
-    hint_due(tx, &hints).await
+    let more = ", attempt, first_failed_at_us, last_failed_at_us, last_error, tag, name, payload,
+        token, owner";
+    for chunk in bulk::chunks(&others) {
+        let mut query = insert_of(tx, more, chunk.len(), 17);
+        for row in chunk {
+            query = row.bind_more(row.bind(query, &behind, now_us), now_us);
+        }
+        tx.execute(query).await?;
+    }
+    hint(tx, &rows, now_us).await
+}
+
+fn insert_of(tx: &Tx, more: &str, rows: usize, columns: usize) -> Query {
+    built(format!(
+        "insert into work (id, queue, state, due_at_us, created_at_us, key, tenant, seq{more})
+         values {} on conflict do nothing",
+        bulk::rows(tx.dialect(), rows, columns)
+    ))
+}
+
+impl NewWork {
+    /// Whether it has nothing that most rows have not.
+    fn is_plain(&self) -> bool {
+        let named = self.tag.is_some() || self.name.is_some() || self.payload.is_some();
+        !named && self.failed.is_none() && self.leased.is_none()
+    }
+
+    fn bind(&self, query: Query, behind: &HashSet<WorkId>, now_us: i64) -> Query {
+        let state = match self {
+            row if row.dead => "dead",
+            row if row.leased.is_some() => "leased",
+            row if behind.contains(&row.id) => "behind",
+            _ => "ready",
+        };
+        query
+            .bind(self.id.bytes())
+            .bind(self.queue.0)
+            .bind(state)
+            .bind(self.due_us(now_us))
+            .bind(now_us)
+            .bind(self.key.clone())
+            .bind(self.tenant.clone())
+            .bind(self.seq.map(Seq::get))
+    }
+
+    fn bind_more(&self, query: Query, now_us: i64) -> Query {
+        let failed_at = self.failed.as_ref().map(|_| now_us);
+        let (attempt, error) = match (&self.failed, &self.leased) {
+            (Some((attempts, error)), _) => (*attempts, Some(error.clone())),
+            (None, leased) => (i64::from(leased.is_some()), None),
+        };
+        query
+            .bind(attempt)
+            .bind(failed_at)
+            .bind(failed_at)
+            .bind(error)
+            .bind(self.tag.clone())
+            .bind(self.name.clone())
+            .bind(self.payload.clone())
+            .bind(self.leased.as_ref().map(|lease| lease.token.get()))
+            .bind(self.leased.as_ref().map(|lease| lease.owner.clone()))
+    }
+
+    fn due_us(&self, now_us: i64) -> i64 {
+        match &self.leased {
+            _ if self.dead => NEVER_US,
+            Some(lease) => lease.until.as_micros(),
+            None => self.due_at.map_or(now_us, Timestamp::as_micros),
+        }
+    }
+}
+
+/// Tells claims when rows are due, and who looks after leases when some end.
+async fn hint(tx: &mut Tx, rows: &[NewWork], now_us: i64) -> Result<(), sqlx::Error> {
+    let mut due: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut ends: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| !row.dead) {
+        let at = row.due_us(now_us);
+        if row.leased.is_some() {
+            ends.entry(at).or_default().push(row.queue.0);
+        } else {
+            due.entry(row.queue.0).and_modify(|known| *known = at.min(*known)).or_insert(at);
+        }
+    }
+    if !due.is_empty() {
+        hint_due(tx, &due.into_iter().collect::<Vec<_>>()).await?;
+    }
+    if let Some((first, _)) = ends.first_key_value() {
+        let first = *first;
+        hint_expiry(tx, ends.into_values().flatten().collect(), first).await?;
+    }
+    Ok(())
 }
 
 /// Which rows stand behind another of their key: all but the first, and the first too where the

@@ -31,9 +31,7 @@ pub async fn define_limit(tx: &mut Tx, name: &str, limit: &SharedLimit) -> Resul
             burst: i64::from(*burst),
             arrival_ns: 0,
         },
-        SharedLimit::Concurrency(max) => {
-            Limit::Concurrency { name, max: i64::from(*max), in_flight: 0, closed_until_us: 0 }
-        }
+        SharedLimit::Concurrency(max) => Limit::concurrency(name, i64::from(*max)),
     };
     limit.define(tx).await
 }
@@ -77,7 +75,7 @@ pub async fn widen(tx: &mut Tx, kind: &str, name: &str) -> Result<(), sqlx::Erro
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Limit {
     Rate { name: String, interval_ns: i64, burst: i64, arrival_ns: i64 },
-    Concurrency { name: String, max: i64, in_flight: i64, closed_until_us: i64 },
+    Concurrency { name: String, max: i64, in_flight: i64, closed_until_us: i64, narrowed: bool },
 }
 
 impl Limit {
@@ -89,13 +87,14 @@ impl Limit {
             burst: i64::from(policy.burst),
             arrival_ns: 0,
         });
-        let concurrency = policy.max_concurrent.map(|max| Limit::Concurrency {
-            name: Limit::concurrency_name(base),
-            max: i64::from(max),
-            in_flight: 0,
-            closed_until_us: 0,
-        });
+        let concurrency = policy
+            .max_concurrent
+            .map(|max| Limit::concurrency(Limit::concurrency_name(base), i64::from(max)));
         rate.into_iter().chain(concurrency).collect()
+    }
+
+    fn concurrency(name: String, max: i64) -> Limit {
+        Limit::Concurrency { name, max, in_flight: 0, closed_until_us: 0, narrowed: false }
     }
 
     pub(super) fn rate_name(base: &str) -> String {
@@ -109,6 +108,17 @@ impl Limit {
     pub(super) fn name(&self) -> &str {
         match self {
             Limit::Rate { name, .. } | Limit::Concurrency { name, .. } => name,
+        }
+    }
+
+    /// Whether each start counts, or whoever starts now is a probe: then one place does not serve
+    /// several in turn.
+    pub(super) fn counts_starts(&self, now_us: i64) -> bool {
+        match self {
+            Limit::Rate { .. } => true,
+            Limit::Concurrency { closed_until_us, narrowed, .. } => {
+                *narrowed || *closed_until_us > now_us
+            }
         }
     }
 
@@ -185,6 +195,7 @@ impl Limit {
                 max: row.get::<Option<i64>, _>(4).unwrap_or(i64::MAX),
                 in_flight: row.get(5),
                 closed_until_us: row.get(6),
+                narrowed: row.get::<i64, _>(7) == 1,
             },
         }
     }
@@ -203,7 +214,8 @@ pub(super) async fn load(
     for chunk in bulk::chunks(&names) {
         let mut query = built(format!(
             "select name, interval_ns, burst, arrival_ns,
-                 coalesce(narrowed_max, concurrent_max), in_flight, closed_until_us
+                 coalesce(narrowed_max, concurrent_max), in_flight, closed_until_us,
+                 case when narrowed_max is null then 0 else 1 end
              from work_limit where name in ({}) order by name{lock}",
             bulk::list(1, chunk.len())
         ));
@@ -301,8 +313,14 @@ mod tests {
 
     #[test]
     fn what_is_closed_opens_at_its_time_and_not_wider_than_it_is() {
-        let limit =
-            Limit::Concurrency { name: "c".into(), max: 1, in_flight: 0, closed_until_us: 5_000 };
+        let limit = Limit::Concurrency {
+            name: "c".into(),
+            max: 1,
+            in_flight: 0,
+            closed_until_us: 5_000,
+            narrowed: false,
+        };
+        assert!(limit.counts_starts(4_999) && !limit.counts_starts(5_000));
         assert_eq!((limit.allows(4_999), limit.opens_at_us(4_999)), (0, Some(5_000)));
         assert_eq!((limit.allows(5_000), limit.opens_at_us(5_000)), (1, None));
     }

@@ -4,12 +4,20 @@ use sqlx::Row;
 
 use super::NEVER_US;
 use super::limit::Limit;
-use crate::db::{built, sql};
+use crate::db::{Query, built, sql};
 use crate::{Db, Dialect, Policy, Tx, bulk};
 
 /// The number of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(pub(crate) i64);
+
+impl QueueId {
+    /// The queue that stands under this number in the database.
+    #[must_use]
+    pub const fn from_number(number: i64) -> QueueId {
+        QueueId(number)
+    }
+}
 
 /// Makes the queue `kind`/`name`, or brings its policy and limits up to date. `shared` names limits
 /// that other queues have too.
@@ -53,23 +61,21 @@ pub async fn define(
 /// # Errors
 /// Those of the database.
 pub async fn find(db: &Db, kind: &str, name: &str) -> Result<Option<QueueId>, sqlx::Error> {
-    let query = sql("select id from work_queue where kind = $1 and name = $2")
-        .bind(kind.to_owned())
-        .bind(name.to_owned());
-    Ok(db.fetch_optional(query).await?.map(|row| QueueId(row.get(0))))
+    Ok(db.fetch_optional(by_name(kind, name)).await?.map(|row| QueueId(row.get(0))))
 }
 
-/// All queues of `kind`, by name, as `tx` sees them.
+/// The queue `kind`/`name`, if there is one, as `tx` sees it.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn all_queues(
-    tx: &mut Tx,
-    kind: &str,
-) -> Result<std::collections::HashMap<String, QueueId>, sqlx::Error> {
-    let query = sql("select name, id from work_queue where kind = $1").bind(kind.to_owned());
-    let rows = tx.fetch_all(query).await?;
-    Ok(rows.iter().map(|row| (row.get(0), QueueId(row.get(1)))).collect())
+pub async fn find_in(tx: &mut Tx, kind: &str, name: &str) -> Result<Option<QueueId>, sqlx::Error> {
+    Ok(tx.fetch_optional(by_name(kind, name)).await?.map(|row| QueueId(row.get(0))))
+}
+
+fn by_name(kind: &str, name: &str) -> Query {
+    sql("select id from work_queue where kind = $1 and name = $2")
+        .bind(kind.to_owned())
+        .bind(name.to_owned())
 }
 
 /// Stops or resumes claims; rows may be put in meanwhile, leases go on.
@@ -94,6 +100,12 @@ pub async fn delete_queue(tx: &mut Tx, kind: &str, name: &str) -> Result<(), sql
     let rows = sql("delete from work where queue in
         (select id from work_queue where kind = $1 and name = $2)");
     tx.execute(rows.bind(kind.clone()).bind(name.clone())).await?;
+    let sent_out = sql("delete from work_dispatch where queue in
+        (select id from work_queue where kind = $1 and name = $2)");
+    tx.execute(sent_out.bind(kind.clone()).bind(name.clone())).await?;
+    let places = sql("delete from work_place where queue in
+        (select id from work_queue where kind = $1 and name = $2)");
+    tx.execute(places.bind(kind.clone()).bind(name.clone())).await?;
     let queue = sql("delete from work_queue where kind = $1 and name = $2");
     tx.execute(queue.bind(kind.clone()).bind(name.clone())).await?;
     let limits = sql("delete from work_limit where name in ($1, $2)");
@@ -216,5 +228,27 @@ pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sq
         tx.execute(query).await?;
     }
     tx.wake(crate::signals::WORK);
+    Ok(())
+}
+
+/// Tells who looks after leases that one in these queues may end at `until`.
+pub(super) async fn hint_expiry(
+    tx: &mut Tx,
+    mut queues: Vec<i64>,
+    until: i64,
+) -> Result<(), sqlx::Error> {
+    queues.sort_unstable();
+    queues.dedup();
+    for chunk in bulk::chunks(&queues) {
+        let mut query = built(format!(
+            "update work_queue set next_expiry_us = $1 where next_expiry_us > $1 and id in ({})",
+            bulk::list(2, chunk.len())
+        ));
+        query = query.bind(until);
+        for id in chunk {
+            query = query.bind(*id);
+        }
+        tx.execute(query).await?;
+    }
     Ok(())
 }

@@ -7,7 +7,7 @@ use schemas::Timestamp;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::queue::{QueueInfo, hint_due};
+use super::queue::{QueueInfo, hint_due, hint_expiry};
 use super::{LeaseToken, NEVER_US, QueueId, WorkId, key, limit};
 use crate::db::{Query, built};
 use crate::policy::Next;
@@ -114,6 +114,11 @@ pub async fn settle(
     }
     plan.execute(tx, now_us).await?;
     Ok(settled)
+}
+
+/// Counts what was done at the first try without ever having a row, as the metrics count rows.
+pub fn count_done(kind: &str, count: usize) {
+    metrics::work_done(kind, count);
 }
 
 /// Makes leases on rows of `queue` last `lease` from now.
@@ -381,23 +386,6 @@ fn bind_ids(mut query: Query, ids: &[WorkId]) -> Query {
         query = query.bind(id.bytes());
     }
     query
-}
-
-async fn hint_expiry(tx: &mut Tx, mut queues: Vec<i64>, until: i64) -> Result<(), sqlx::Error> {
-    queues.sort_unstable();
-    queues.dedup();
-    for chunk in bulk::chunks(&queues) {
-        let mut query = built(format!(
-            "update work_queue set next_expiry_us = $1 where next_expiry_us > $1 and id in ({})",
-            bulk::list(2, chunk.len())
-        ));
-        query = query.bind(until);
-        for id in chunk {
-            query = query.bind(*id);
-        }
-        tx.execute(query).await?;
-    }
-    Ok(())
 }
 
 fn shorten(error: &str) -> String {

@@ -5,6 +5,7 @@
 
 mod broker;
 mod consumers;
+mod dispatch;
 mod house;
 mod log;
 mod nodes;

@@ -1,0 +1,130 @@
+//! Deliveries as they are made: their ids, their rows and the rows of work beside them.
+
+use std::collections::HashMap;
+
+use bus::work::{NewWork, QueueId, WorkId};
+use bus::{Recorded, Seq, Tx, built, bulk};
+use sha2::{Digest as _, Sha256};
+use sqlx::Row;
+
+use crate::endpoint::{Endpoint, EndpointId};
+
+/// A delivery to come.
+pub(crate) struct NewDelivery<'a> {
+    pub(crate) id: WorkId,
+    pub(crate) endpoint: &'a EndpointId,
+    pub(crate) seq: Seq,
+    pub(crate) event_id: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) status: &'static str,
+}
+
+impl<'a> NewDelivery<'a> {
+    pub(crate) fn of(
+        endpoint: &'a EndpointId,
+        event: &'a Recorded,
+        status: &'static str,
+    ) -> NewDelivery<'a> {
+        NewDelivery {
+            id: id_of(endpoint, event),
+            endpoint,
+            seq: event.seq,
+            event_id: event.event.id.as_str(),
+            kind: event.event.kind.as_str(),
+            status,
+        }
+    }
+}
+
+/// The id of a delivery: the same whenever, and by whomever, it is made, so that the receiver knows
+/// an event that was posted before anything was written about it. Later events have greater ids.
+pub(crate) fn id_of(endpoint: &EndpointId, event: &Recorded) -> WorkId {
+    let mut hash = Sha256::new();
+    hash.update(endpoint.as_str());
+    hash.update(event.seq.get().to_be_bytes());
+    WorkId::derived(event.recorded_at, event.seq, &hash.finalize().into())
+}
+
+/// Writes deliveries; those that are there already stay as they are.
+pub(crate) async fn insert(tx: &mut Tx, rows: &[NewDelivery<'_>]) -> Result<(), sqlx::Error> {
+    write(tx, rows, "schedule", "nothing").await
+}
+
+/// Writes deliveries, or makes those that are there like these.
+pub(crate) async fn insert_again(
+    tx: &mut Tx,
+    rows: &[NewDelivery<'_>],
+    cause: &str,
+) -> Result<(), sqlx::Error> {
+    write(tx, rows, cause, "update set status = excluded.status, caused_by = excluded.caused_by")
+        .await
+}
+
+async fn write(
+    tx: &mut Tx,
+    rows: &[NewDelivery<'_>],
+    cause: &str,
+    on_conflict: &str,
+) -> Result<(), sqlx::Error> {
+    let now_us = tx.clock().now().as_micros();
+    for chunk in bulk::chunks(rows) {
+        let mut query = built(format!(
+            "insert into webhook_delivery (id, endpoint, seq, event_id, type, status, caused_by,
+                 created_at_us) values {} on conflict (endpoint, seq) do {on_conflict}",
+            bulk::rows(tx.dialect(), chunk.len(), 8)
+        ));
+        for row in chunk {
+            query = query
+                .bind(row.id.bytes())
+                .bind(row.endpoint.as_str().to_owned())
+                .bind(row.seq.get())
+                .bind(row.event_id.to_owned())
+                .bind(row.kind.to_owned())
+                .bind(row.status)
+                .bind(cause.to_owned())
+                .bind(now_us);
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
+}
+
+/// The row of work of a delivery, due now.
+pub(crate) fn work_for(
+    endpoint: &Endpoint,
+    queue: QueueId,
+    id: WorkId,
+    event: &Recorded,
+) -> NewWork {
+    NewWork {
+        id,
+        seq: Some(event.seq),
+        key: endpoint.manner.ordered.then(|| event.event.partition_key().to_owned()),
+        tenant: endpoint.tenant.clone(),
+        ..NewWork::in_queue(queue)
+    }
+}
+
+/// What there is of these events: the delivery and its status by seq.
+pub(crate) async fn known(
+    tx: &mut Tx,
+    endpoint: &EndpointId,
+    seqs: &[Seq],
+) -> Result<HashMap<Seq, (WorkId, String)>, sqlx::Error> {
+    let mut known = HashMap::new();
+    for chunk in bulk::chunks(seqs) {
+        let mut query = built(format!(
+            "select seq, id, status from webhook_delivery where endpoint = $1 and seq in ({})",
+            bulk::list(2, chunk.len())
+        ));
+        query = query.bind(endpoint.as_str().to_owned());
+        for seq in chunk {
+            query = query.bind(seq.get());
+        }
+        for row in tx.fetch_all(query).await? {
+            let id = WorkId::from_bytes(&row.get::<Vec<u8>, _>(1))?;
+            known.insert(Seq::new(row.get(0)), (id, row.get(2)));
+        }
+    }
+    Ok(known)
+}
