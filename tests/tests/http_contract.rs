@@ -23,6 +23,7 @@ mod sagas_stuck;
 mod stream;
 mod trace;
 mod webhook_deliveries;
+mod webhook_ends;
 mod webhook_isolation;
 mod webhook_misbehaviour;
 mod webhooks;

@@ -10,7 +10,12 @@ use super::publish_many;
 use super::webhooks::{path, webhook};
 
 /// Waits until a webhook has `count` deliveries of `status`.
-async fn deliveries(client: &Client, hook: &Value, status: &str, count: usize) -> Vec<Value> {
+pub(crate) async fn deliveries(
+    client: &Client,
+    hook: &Value,
+    status: &str,
+    count: usize,
+) -> Vec<Value> {
     let path = path(hook, &format!("/deliveries?status={status}&limit=500"));
     eventually(&format!("{count} {status}"), async || {
         let items = client.get(&path).await.json_of(200)["items"].as_array().unwrap().clone();
@@ -247,7 +252,7 @@ async fn a_signature_with_a_private_key_verifies_with_the_published_one() {
 }
 
 /// Waits until a replay has ended, and answers it.
-async fn completed(client: &Client, replay: &Value) -> Value {
+pub(crate) async fn completed(client: &Client, replay: &Value) -> Value {
     let path = format!("/v1/replays/{}", replay["id"].as_str().unwrap());
     eventually("the end of the replay", async || {
         let replay = client.get(&path).await.json_of(200);

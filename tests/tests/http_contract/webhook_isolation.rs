@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use skald_tests::{House, Misbehaviour, RawReceiver, Receiver, eventually};
+use skald_tests::{
+    House, Misbehaviour, RawReceiver, Received, Receiver, Setup, ShiftedClock, eventually,
+};
 
 use super::publish_many;
 use super::webhooks::{path, webhook};
@@ -52,6 +54,57 @@ async fn an_endpoint_that_has_too_much_to_do_is_left_alone_as_a_whole() {
     assert!(pause >= Duration::from_millis(1_900), "{pause:?}");
     let rest = posted[5].at - posted[1].at;
     assert!(rest < Duration::from_secs(2), "one pause, not one for each: {rest:?}");
+}
+
+#[tokio::test]
+async fn under_a_steady_flow_a_busy_endpoint_gets_no_more_than_was_on_its_way() {
+    let house = House::start().await;
+    let receiver = Receiver::refusing_with(&[200, 200, 429, 200], &[("retry-after", "2")]).await;
+    webhook(&house, &receiver.url(), json!({"retry": ["10ms"]})).await;
+    for id in 0..60 {
+        house.publish(json!({"type": "t", "id": id.to_string()})).await;
+    }
+    let refused = receiver.wait_for(3).await[2].at;
+    let all = receiver.wait_for(61).await;
+    let within =
+        |one: &&Received| one.at > refused && one.at - refused < Duration::from_millis(1_800);
+    // Ten at once is what it said it can take, and a batch may have been about to begin.
+    let meanwhile = all.iter().filter(within).count();
+    assert!(meanwhile <= 20, "{meanwhile} of {} came in the pause", all.len());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_for_five_days_is_warned_of_and_disabled() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let clock = ShiftedClock::new(folder.path());
+    let house = clock.for_process(Setup::dev()).start().await;
+    let receiver = Receiver::answering(&[500]).await;
+    let retry = json!({"retry": ["1s", "1s", "1s", "1s", "1s"], "max_concurrent": 1});
+    let hook = webhook(&house, &receiver.url(), retry).await;
+    house.publish(json!({"type": "t"})).await;
+    eventually("failing", async || {
+        let hook = house.get(&path(&hook, "")).await.json_of(200);
+        (hook["health"]["failing_since"] != Value::Null).then_some(())
+    })
+    .await;
+    let warnings = async || {
+        let told = house.get("/v1/events?type=dev.skald.webhook.endpoint.failing").await;
+        let percent = |one: &Value| one["event"]["data"]["percent"].as_i64().unwrap();
+        told.json_of(200)["items"].as_array().unwrap().iter().map(percent).collect::<Vec<_>>()
+    };
+    for (passed, told) in [("+63h", &[50][..]), ("+94h", &[75, 50])] {
+        clock.shift(passed);
+        house.publish(json!({"type": "t"})).await;
+        eventually("a warning", async || (warnings().await == told).then_some(())).await;
+    }
+    clock.shift("+123h");
+    house.publish(json!({"type": "t"})).await;
+    eventually("disabled", async || {
+        let hook = house.get(&path(&hook, "")).await.json_of(200);
+        (hook["state"] == "disabled" && hook["disabled_reason"] == "failing").then_some(())
+    })
+    .await;
+    assert_eq!(warnings().await, [75, 50]);
 }
 
 #[tokio::test]
