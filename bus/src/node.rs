@@ -1,6 +1,6 @@
 //! The processes that share a database: who is there, and what happens to what one leaves behind.
 //!
-//! A node shows every two seconds that it lives. One that has not for a while is gone: another frees
+//! A node shows every second that it lives. One that has not for a while is gone: another frees
 //! its partitions, duties and leases, and all look for their share again. Should it only have been
 //! paused, it writes nothing of what it had under way: each batch names its fences, each outcome its
 //! lease.
@@ -24,8 +24,10 @@ use crate::{Db, Span, Tx, signals, work};
 
 /// How long a node keeps what it has without a sign of life.
 pub const LEASE: Duration = Duration::from_secs(8);
-/// How often it shows that it lives, and renews what it has.
+/// How often it renews what it has.
 pub const RENEW: Duration = Duration::from_secs(2);
+/// How often it shows that it lives, and looks who else does.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// One process that shares the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +91,7 @@ pub(crate) async fn beat(db: Db, node: Presence, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(RENEW) => {}
+            () = tokio::time::sleep(BEAT) => {}
         }
         // Who has not been able to write could others not either: they are not gone for that.
         let judges = shown.elapsed() < LEASE;
