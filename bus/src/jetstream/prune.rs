@@ -6,11 +6,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::stream::{Config, Stream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use schemas::{EventType, Pattern, Patterns, Timestamp};
+use tokio::time::Instant;
 
 use super::message::{PREFIX, subject_of};
 use super::publish::seq;
@@ -21,6 +23,9 @@ use crate::{Log, Pruned, ReadError, Retention, Seq};
 const MINUTE_US: i64 = 60_000_000;
 /// Messages whose bytes are added up as one.
 const CHUNK: u64 = 64;
+/// How long a server may take to answer that elects a leader, and the wait before it is asked again.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes per rule by size, of the messages that this node has looked at.
 #[derive(Default)]
@@ -183,8 +188,26 @@ impl Sizes {
 }
 
 impl Window {
-    /// Adds up the messages of `kinds` that came since the last look: their sizes only.
+    /// Adds up the messages of `kinds` that came since the last look: their sizes only. A server that
+    /// elects a leader does not answer for a moment, and is asked again from where it stopped.
     async fn read_on(
+        &mut self,
+        stream: &Stream<()>,
+        kinds: &[&EventType],
+    ) -> Result<(), ReadError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.read_to_the_end(stream, kinds).await {
+                Err(error) if Instant::now() < deadline => {
+                    tracing::debug!(%error, "adding up sizes again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
+    async fn read_to_the_end(
         &mut self,
         stream: &Stream<()>,
         kinds: &[&EventType],
@@ -195,7 +218,7 @@ impl Window {
             ack_policy: AckPolicy::None,
             filter_subjects: kinds.iter().map(|kind| subject_of(kind.as_str())).collect(),
             headers_only: true,
-            inactive_threshold: std::time::Duration::from_secs(30),
+            inactive_threshold: Duration::from_secs(30),
             memory_storage: true,
             num_replicas: 1,
             ..pull::Config::default()
