@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 
 use crate::Dialect;
 
-/// Sizes that bulk statements come in. A handful of texts stay prepared; any other number of rows
-/// is a sum of these.
-const SIZES: [usize; 5] = [256, 64, 16, 4, 1];
+/// Sizes that bulk statements come in: a handful of texts stay prepared. Any other number of rows is a
+/// sum of these.
+const SIZES: [usize; 7] = [256, 64, 16, 8, 4, 2, 1];
+/// The same for lists, which can be filled up.
+const LIST_SIZES: [usize; 5] = [1, 4, 16, 64, 256];
 
 /// Cuts `rows` into slices of those sizes.
 pub fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
@@ -15,6 +17,16 @@ pub fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
         let (chunk, rest) = rows.split_at(size);
         rows = rest;
         Some(chunk)
+    })
+}
+
+/// The keys of a list, or of the arms of a `case`, in slices of those sizes. The last is filled up by
+/// naming its last key again, which changes nothing there: one statement instead of several.
+pub fn lists<T>(keys: &[T]) -> impl Iterator<Item = Vec<&T>> {
+    let most = LIST_SIZES[LIST_SIZES.len() - 1];
+    keys.chunks(most).map(move |keys| {
+        let size = LIST_SIZES.into_iter().find(|size| *size >= keys.len()).unwrap_or(most);
+        keys.iter().chain(std::iter::repeat(&keys[keys.len() - 1])).take(size).collect()
     })
 }
 
@@ -66,6 +78,16 @@ mod tests {
         let sizes: Vec<usize> = chunks(&numbers).map(<[usize]>::len).collect();
         assert_eq!(sizes, [256, 64, 16, 4, 1]);
         assert_eq!(chunks(&numbers).flatten().copied().collect::<Vec<_>>(), numbers);
+    }
+
+    #[test]
+    fn a_list_names_every_key_and_none_else() {
+        let keys: Vec<usize> = (0..261).collect();
+        let lists: Vec<Vec<&usize>> = lists(&keys).collect();
+        assert_eq!(lists.iter().map(Vec::len).collect::<Vec<_>>(), [256, 16]);
+        assert_eq!(lists[1][4..], [&260; 12]);
+        assert_eq!(lists.concat()[..261], keys.iter().collect::<Vec<_>>());
+        assert_eq!(super::lists::<usize>(&[]).count(), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::{Any, AnyPool, ConnectOptions as _, Connection as _};
 
+use crate::checkpoint::Checkpoints;
 use crate::signals::{self, Signals};
 use crate::{Clock, Tx};
 
@@ -69,6 +70,8 @@ pub struct Db {
     /// On SQLite one connection: writers queue for it here, in order, and not in busy loops.
     write: AnyPool,
     read: AnyPool,
+    /// On SQLite.
+    checkpoints: Option<Checkpoints>,
     /// Whether a pooler stands in between that gives each transaction another connection.
     pooled: bool,
     clock: Clock,
@@ -105,7 +108,8 @@ impl Db {
             .map_err(|source| DbError::Connect { url: without_password(url), source })?;
         let pooled = address.pooled;
         let (signals, configured) = (Arc::default(), Arc::default());
-        let db = Db { dialect, write, read, pooled, clock, signals, configured };
+        let checkpoints = (dialect == Dialect::Sqlite).then(|| Checkpoints::start(read.clone()));
+        let db = Db { dialect, write, read, checkpoints, pooled, clock, signals, configured };
         db.follow_clock().await.map_err(DbError::Prepare)?;
         crate::migrate::migrate(&db).await?;
         Ok(db)
@@ -207,6 +211,13 @@ impl Db {
         Ok(row)
     }
 
+    /// Notes that so many statements were committed.
+    pub(crate) fn committed(&self, statements: usize) {
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.committed(statements);
+        }
+    }
+
     /// The driver's own form of a statement. It is kept prepared, unless it would stay behind on a
     /// connection that is another's next.
     pub(crate) fn inner(
@@ -286,8 +297,10 @@ const BEGIN_SQLITE: &str = "begin immediate";
 /// wait for them: the server takes a transaction back that has been idle for as long as a node's
 /// lease. It stands in the transaction, as a pooler gives the next one to another connection.
 const BEGIN_POSTGRES: &str = "begin; set local idle_in_transaction_session_timeout = '8s'";
+/// The writer itself makes a checkpoint where the log is past 64 MiB, which starts it anew: then little
+/// is left to move.
 const SQLITE_WRITER: &str = "pragma journal_mode = wal; pragma synchronous = full;
-    pragma busy_timeout = 10000; pragma wal_autocheckpoint = 4000; pragma cache_size = -16000;
+    pragma busy_timeout = 10000; pragma wal_autocheckpoint = 16384; pragma cache_size = -16000;
     pragma temp_store = memory;";
 const SQLITE_READER: &str =
     "pragma busy_timeout = 10000; pragma query_only = on; pragma cache_size = -2000;";

@@ -54,6 +54,8 @@ pub mod signals;
 pub use signals::Signals;
 
 #[cfg(feature = "database")]
+mod checkpoint;
+#[cfg(feature = "database")]
 mod db;
 #[cfg(feature = "database")]
 pub use db::{Db, DbError, Dialect, Query, built, sql};

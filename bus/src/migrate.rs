@@ -26,6 +26,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "dispatch",
         text: include_str!("../../migrations/0005_dispatch.sql"),
     },
+    Migration {
+        version: 6,
+        name: "delivery age",
+        text: include_str!("../../migrations/0006_delivery_age.sql"),
+    },
 ];
 
 /// Applies what is missing, all in one transaction. Other processes that start meanwhile wait.

@@ -15,6 +15,8 @@ use crate::{Clock, Db, Dialect};
 pub struct Tx {
     transaction: Transaction<'static, Any>,
     db: Db,
+    /// How many were run.
+    statements: usize,
     savepoint: Savepoint,
     outbox: Vec<String>,
     work: Vec<NewWork>,
@@ -56,6 +58,7 @@ impl Tx {
         Tx {
             transaction,
             db,
+            statements: 0,
             savepoint: Savepoint::None,
             outbox: Vec::new(),
             work: Vec::new(),
@@ -70,6 +73,7 @@ impl Tx {
     /// Those of the statement.
     pub async fn execute(&mut self, query: Query) -> Result<AnyQueryResult, sqlx::Error> {
         self.open_savepoint().await?;
+        self.statements += 1;
         self.db.inner(query).execute(&mut *self.transaction).await
     }
 
@@ -79,6 +83,7 @@ impl Tx {
     /// Those of the statement.
     pub async fn fetch_all(&mut self, query: Query) -> Result<Vec<AnyRow>, sqlx::Error> {
         self.open_savepoint().await?;
+        self.statements += 1;
         self.db.inner(query).fetch_all(&mut *self.transaction).await
     }
 
@@ -88,6 +93,7 @@ impl Tx {
     /// Those of the statement.
     pub async fn fetch_optional(&mut self, query: Query) -> Result<Option<AnyRow>, sqlx::Error> {
         self.open_savepoint().await?;
+        self.statements += 1;
         self.db.inner(query).fetch_optional(&mut *self.transaction).await
     }
 
@@ -140,6 +146,7 @@ impl Tx {
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         self.flush().await?;
         self.transaction.commit().await?;
+        self.db.committed(self.statements);
         for topic in self.wake {
             self.db.signals().notify(topic);
         }

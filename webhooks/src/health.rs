@@ -79,7 +79,7 @@ async fn failing(
     let delivered: Vec<&EndpointId> =
         seen.iter().filter(|(_, seen)| seen.delivered_at_us.is_some()).map(|(id, _)| *id).collect();
     let mut failing = Vec::new();
-    for chunk in bulk::chunks(&delivered) {
+    for chunk in bulk::lists(&delivered) {
         let mut query = built(format!(
             "select id, coalesce(held_until_us, 0) from webhook_endpoint where id in ({})
              and (failures > 0 or failing_since_us is not null) order by id",

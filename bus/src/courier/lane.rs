@@ -128,7 +128,7 @@ impl<C: Courier> Lanes<C> {
     }
 
     /// Keeps room for up to `events` of `queue`, which also keeps the places that it has: how many,
-    /// and whether it has any.
+    /// and whether it has any, or will have when those before have boarded.
     pub(super) fn reserve(&self, queue: QueueId, events: usize) -> (usize, bool) {
         let mut state = self.state();
         let left = EVENTS_OF_ALL_MAX.saturating_sub(state.unlanded);
@@ -136,8 +136,9 @@ impl<C: Courier> Lanes<C> {
         let most = if lane.keeps_up() { EVENTS_MAX } else { lane.places.len() * WAITING_EACH };
         let room = most.saturating_sub(lane.unlanded + lane.boarding).min(left);
         let count = events.min(room);
+        let has_places = lane.usable() > 0 || lane.boarding > 0;
         lane.boarding += count;
-        (count, lane.usable() > 0)
+        (count, has_places)
     }
 
     /// Gives back what [`Lanes::reserve`] kept.

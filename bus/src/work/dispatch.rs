@@ -99,7 +99,7 @@ async fn open_queues(tx: &mut Tx, ids: Vec<i64>) -> Result<Vec<(QueueInfo, bool)
         Dialect::Postgres => " order by id for update skip locked",
     };
     let mut queues = Vec::with_capacity(ids.len());
-    for chunk in bulk::chunks(&ids) {
+    for chunk in bulk::lists(&ids) {
         let mut query = built(format!(
             "select id, name, policy, limits, kind, case when exists (select 1 from work
                  where queue = work_queue.id and state = 'ready' and due_at_us <= $1)
@@ -169,7 +169,7 @@ pub(crate) async fn end_dispatch(
 ) -> Result<HashSet<WorkId>, sqlx::Error> {
     let mut held = HashSet::with_capacity(taken.len());
     let taken: Vec<(&WorkId, &i64)> = taken.iter().collect();
-    for chunk in bulk::chunks(&taken) {
+    for chunk in bulk::lists(&taken) {
         let n = chunk.len();
         let mut query = built(format!(
             "update work_dispatch set legs = legs - case id {} else 0 end where id in ({})
@@ -177,7 +177,7 @@ pub(crate) async fn end_dispatch(
             bulk::arms(1, n),
             bulk::list(1 + 2 * n, n)
         ));
-        for (id, legs) in chunk {
+        for (id, legs) in &chunk {
             query = query.bind(id.bytes()).bind(**legs);
         }
         query = bind_ids(query, chunk.iter().map(|(id, _)| **id));
@@ -220,7 +220,7 @@ pub(crate) async fn give_up_places(
     lock(tx, given_up.keys().map(|queue| queue.0).collect()).await?;
     let all: Vec<(&QueueId, &Places)> = given_up.iter().collect();
     let mut freed = BTreeMap::new();
-    for chunk in bulk::chunks(&all) {
+    for chunk in bulk::lists(&all) {
         let n = chunk.len();
         let mut query = built(format!(
             "update work_place set places = places - case queue {} else 0 end
@@ -229,11 +229,11 @@ pub(crate) async fn give_up_places(
             1 + 2 * n,
             bulk::list(2 + 2 * n, n)
         ));
-        for (queue, places) in chunk {
+        for (queue, places) in &chunk {
             query = query.bind(queue.0).bind(places.moved + places.free);
         }
         query = query.bind(node.as_str().to_owned());
-        for (queue, _) in chunk {
+        for (queue, _) in &chunk {
             query = query.bind(queue.0);
         }
         // Of what is not there any more, another process has given the places back.
@@ -256,7 +256,7 @@ pub(crate) async fn are_due(
     let now_us = tx.clock().now().as_micros();
     let ids: Vec<i64> = queues.map(|queue| queue.0).collect();
     let mut due = HashSet::new();
-    for chunk in bulk::chunks(&ids) {
+    for chunk in bulk::lists(&ids) {
         let mut query = built(format!(
             "select id from work_queue where id in ({}) and exists (select 1 from work
              where queue = work_queue.id and state = 'ready' and due_at_us <= $1)",
@@ -331,13 +331,13 @@ pub(crate) async fn rescue_dispatched(
         }
     }
     let mut stranded = Vec::new();
-    for chunk in bulk::chunks(&gone) {
+    for chunk in bulk::lists(&gone) {
         let query = built(format!(
             "delete from work_dispatch where id in ({}) returning queue, seqs,
              (select name from work_queue where id = work_dispatch.queue)",
             bulk::list(1, chunk.len())
         ));
-        for row in tx.fetch_all(bind_ids(query, chunk.iter().copied())).await? {
+        for row in tx.fetch_all(bind_ids(query, chunk.iter().map(|id| **id))).await? {
             let seqs = decode(&row.get::<String, _>(1))?;
             if let Some(name) = row.get::<Option<String>, _>(2) {
                 stranded.push(Stranded { queue: QueueId(row.get(0)), name, seqs });

@@ -39,6 +39,13 @@ impl WorkId {
         WorkId(Uuid::from_bytes(bytes))
     }
 
+    /// What sorts after all ids of times before `at`, and before those of later milliseconds.
+    #[must_use]
+    pub fn first_after(at: Timestamp) -> WorkId {
+        let next = Timestamp::from_micros(at.as_micros().saturating_add(1_000));
+        WorkId::derived(next, Seq::ZERO, &[0; 32])
+    }
+
     /// Whether [`WorkId::derived`] may have made this of the event at `seq`.
     #[must_use]
     pub fn may_stand_for(self, seq: Seq) -> bool {
@@ -121,6 +128,8 @@ mod tests {
         assert_eq!(id(0, 7, 1), id(999, 7, 1));
         assert_ne!(id(0, 7, 1), id(0, 7, 2));
         assert!(id(0, 8, 0) > id(0, 7, 255) && id(1_000, 8, 0) > id(0, 9, 255));
+        let first = WorkId::first_after(at(500));
+        assert!(first > id(999, i64::MAX, 255) && first < id(1_000, 1, 0));
         assert_eq!(id(0, 7, 1).0.get_version_num(), 7);
         assert!(id(0, 0x1234, 1).may_stand_for(Seq::new(0x1234)));
         assert!(!id(0, 0x1234, 1).may_stand_for(Seq::new(0x1235)));

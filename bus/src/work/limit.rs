@@ -211,7 +211,7 @@ pub(super) async fn load(
     names.dedup();
     let lock = if tx.dialect() == Dialect::Postgres { " for update" } else { "" };
     let mut limits = HashMap::new();
-    for chunk in bulk::chunks(&names) {
+    for chunk in bulk::lists(&names) {
         let mut query = built(format!(
             "select name, interval_ns, burst, arrival_ns,
                  coalesce(narrowed_max, concurrent_max), in_flight, closed_until_us,
@@ -232,7 +232,7 @@ pub(super) async fn load(
 
 /// Writes back what [`Limit::take`] noted.
 pub(super) async fn store(tx: &mut Tx, limits: &[&Limit]) -> Result<(), sqlx::Error> {
-    for chunk in bulk::chunks(limits) {
+    for chunk in bulk::lists(limits) {
         let n = chunk.len();
         let mut query = built(format!(
             "update work_limit set
@@ -243,21 +243,21 @@ pub(super) async fn store(tx: &mut Tx, limits: &[&Limit]) -> Result<(), sqlx::Er
             bulk::arms(1 + 2 * n, n),
             bulk::list(1 + 4 * n, n)
         ));
-        for limit in chunk {
+        for limit in &chunk {
             let arrival = match limit {
                 Limit::Rate { arrival_ns, .. } => *arrival_ns,
                 Limit::Concurrency { .. } => 0,
             };
             query = query.bind(limit.name().to_owned()).bind(arrival);
         }
-        for limit in chunk {
+        for limit in &chunk {
             let in_flight = match limit {
                 Limit::Rate { .. } => 0,
                 Limit::Concurrency { in_flight, .. } => *in_flight,
             };
             query = query.bind(limit.name().to_owned()).bind(in_flight);
         }
-        for limit in chunk {
+        for limit in &chunk {
             query = query.bind(limit.name().to_owned());
         }
         tx.execute(query).await?;
@@ -272,7 +272,7 @@ pub(super) async fn give_back(
 ) -> Result<(), sqlx::Error> {
     let mut places: Vec<(&String, &i64)> = places.iter().collect();
     places.sort_unstable();
-    for chunk in bulk::chunks(&places) {
+    for chunk in bulk::lists(&places) {
         let n = chunk.len();
         let mut query = built(format!(
             "update work_limit set in_flight = in_flight - case name {} else 0 end
@@ -280,10 +280,10 @@ pub(super) async fn give_back(
             bulk::arms(1, n),
             bulk::list(1 + 2 * n, n)
         ));
-        for (name, count) in chunk {
+        for (name, count) in &chunk {
             query = query.bind((*name).clone()).bind(**count);
         }
-        for (name, _) in chunk {
+        for (name, _) in &chunk {
             query = query.bind((*name).clone());
         }
         tx.execute(query).await?;

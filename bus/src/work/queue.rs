@@ -166,7 +166,7 @@ impl QueueInfo {
 
     pub(super) async fn load(tx: &mut Tx, ids: &[i64]) -> Result<Vec<QueueInfo>, sqlx::Error> {
         let mut queues = Vec::with_capacity(ids.len());
-        for chunk in bulk::chunks(ids) {
+        for chunk in bulk::lists(ids) {
             let mut query = built(format!(
                 "select id, name, policy, limits, kind from work_queue where id in ({})",
                 bulk::list(1, chunk.len())
@@ -210,7 +210,7 @@ pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sq
         *known = (*known).min(*due);
     }
     let hints: Vec<(i64, i64)> = earliest.into_iter().collect();
-    for chunk in bulk::chunks(&hints) {
+    for chunk in bulk::lists(&hints) {
         let queues: Vec<i64> = chunk.iter().map(|(queue, _)| *queue).collect();
         lock(tx, &queues).await?;
         let mut query = built(format!(
@@ -219,10 +219,10 @@ pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sq
             arms = bulk::arms(1, chunk.len()),
             ids = bulk::list(1 + 2 * chunk.len(), chunk.len()),
         ));
-        for (queue, due) in chunk {
+        for (queue, due) in &chunk {
             query = query.bind(*queue).bind(*due);
         }
-        for (queue, _) in chunk {
+        for (queue, _) in &chunk {
             query = query.bind(*queue);
         }
         tx.execute(query).await?;
@@ -239,7 +239,7 @@ pub(super) async fn hint_expiry(
 ) -> Result<(), sqlx::Error> {
     queues.sort_unstable();
     queues.dedup();
-    for chunk in bulk::chunks(&queues) {
+    for chunk in bulk::lists(&queues) {
         let mut query = built(format!(
             "update work_queue set next_expiry_us = $1 where next_expiry_us > $1 and id in ({})",
             bulk::list(2, chunk.len())

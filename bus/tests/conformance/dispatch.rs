@@ -219,6 +219,25 @@ async fn events_are_tried_on_no_more_places_than_the_limit_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_one_transaction_sends_out_in_parts_shares_the_places() {
+    let house = House::start().await;
+    let (queue, events) = (queue(&house, 3).await, published(&house, 20).await);
+    let garage = Garage::open(&house).await;
+    garage.van.gate.add_permits(20);
+    let mut tx = house.db.begin().await.unwrap();
+    for some in events.chunks(10) {
+        let parcels = some.iter().map(|event| (WorkId::new(), Arc::clone(event), ())).collect();
+        let back = garage.dispatcher.send(&mut tx, BTreeMap::from([(queue, parcels)])).await;
+        assert!(back.unwrap().is_empty());
+    }
+    tx.commit().await.unwrap();
+    until(&house, "effect where key = 'carried'", 20).await;
+    assert!(garage.van.most.load(Ordering::SeqCst) <= 3);
+    all_is_given_back(&house).await;
+    garage.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_takes_long_or_cannot_begin_gets_rows() {
     let house = House::start().await;
     let (queue, events) = (queue(&house, 2).await, published(&house, 5).await);
