@@ -9,7 +9,7 @@
 //! taken for them (`lane`), and get rows when their outcome is known, when they take long, or when
 //! they cannot begin soon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -30,7 +30,7 @@ use crate::work::{
 use crate::{Db, Log, NodeId, Recorded, Span, Tx, signals};
 
 mod lane;
-use lane::{Boarded, Lanes, Leg, Spare};
+use lane::{Boarded, KEPT, Lanes, Leg, Reserved, Spare};
 
 /// Rows settled in one transaction: a thousand that fail at the same moment must not keep others from
 /// writing for seconds.
@@ -151,9 +151,12 @@ impl<C: Courier> Landings<C> {
             *taken.entry(one.dispatch.id).or_default() += 1;
         }
         let held = work::end_dispatch(tx, &taken).await?;
-        let counts = self.counts();
-        let due = work::are_due(tx, counts.keys().copied()).await?;
-        let spare = self.shared.lanes.spare(&counts, &due);
+        let (shared, counts) = (&self.shared, self.counts());
+        let forsaken = shared.lanes.forsaken();
+        let queues: BTreeSet<QueueId> = counts.keys().copied().chain(forsaken).collect();
+        let due = work::are_due(tx, queues.iter().copied()).await?;
+        let may_be_kept = shared.has_places_to_spare();
+        let spare = shared.lanes.spare(queues.into_iter(), &counts, &due, may_be_kept);
         let mut given_up: BTreeMap<QueueId, Places> = BTreeMap::new();
         for one in self.landed.iter().filter(|one| matches!(one.arrival, Arrival::Late(_))) {
             given_up.entry(one.queue).or_default().moved += 1;
@@ -277,11 +280,12 @@ impl<C: Courier> Dispatcher<C> {
         };
         let (mut wanted, mut rooms) = (BTreeMap::new(), BTreeMap::new());
         for (queue, list) in &parcels {
-            let (events, has_places) = self.shared.lanes.reserve(*queue, list.len());
+            let Reserved { events, has_places, free } =
+                self.shared.lanes.reserve(*queue, list.len());
             let shared = Arc::clone(&self.shared);
             rooms.insert(*queue, Room { shared, queue: *queue, events });
             let seqs = list.iter().take(events).map(|(_, event, _)| event.seq).collect();
-            wanted.insert(*queue, Wanted { seqs, has_places });
+            wanted.insert(*queue, Wanted { seqs, has_places, free });
         }
         let most = places.num_permits();
         let begun = work::begin_dispatch(tx, &self.shared.node, &wanted, most).await?;
@@ -359,6 +363,11 @@ impl<C: Courier> Shared<C> {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let taken = Arc::clone(&self.places).try_acquire_many_owned(count);
         taken.ok().filter(|taken| taken.num_permits() > 0)
+    }
+
+    /// Whether lanes may keep places for events to come.
+    fn has_places_to_spare(&self) -> bool {
+        self.places.available_permits() > self.in_flight_max as usize / 2
     }
 
     /// Carries one leased row and tells what came of it.
@@ -560,6 +569,17 @@ async fn write<C: Courier>(
             biased;
             _ = inbox.recv_many(&mut told, SETTLED_MAX) => {}
             () = all_told.cancelled() => return,
+            () = tokio::time::sleep(KEPT), if shared.lanes.any_idle() => {
+                if shared.lanes.forsaken().is_empty() {
+                    continue;
+                }
+                // Places are given up although no event has landed.
+                let landings = Landings { landed: Vec::new(), shared: Arc::clone(&shared) };
+                if let Err(error) = courier.land(&landings).await {
+                    is_to_try_again::<C>(&error, stop).await;
+                }
+                continue;
+            }
         }
         let (mut answers, mut notes, mut landed) = (Vec::new(), Vec::new(), Vec::new());
         for one in told.drain(..) {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -15,6 +16,9 @@ const EVENTS_MAX: usize = 16_384;
 const EVENTS_OF_ALL_MAX: usize = 131_072;
 /// Events for each place of a queue that has rows due.
 const WAITING_EACH: usize = 4;
+/// How long a lane keeps its places after events came for it: to take places and to give them up are
+/// a third of the statements that an event costs where a few come at a time.
+pub(super) const KEPT: Duration = Duration::from_millis(100);
 /// Failures one after the other after which a queue is held until they are written.
 const FAILURES_MAX: usize = 10;
 
@@ -33,6 +37,8 @@ struct Lane<C: Courier> {
     places: Vec<OwnedSemaphorePermit>,
     /// Places on which an event is being tried.
     running: usize,
+    /// When events last came for it.
+    sought: Option<Instant>,
     /// Most places to use: less than there are while others wait for some.
     target: usize,
     /// Attempts that failed one after the other.
@@ -53,6 +59,7 @@ impl<C: Courier> Default for Lane<C> {
         Lane {
             places: Vec::new(),
             running: 0,
+            sought: None,
             target: usize::MAX,
             failures: 0,
             held: false,
@@ -127,18 +134,23 @@ impl<C: Courier> Lanes<C> {
         Arc::new(Boarded { id, known })
     }
 
-    /// Keeps room for up to `events` of `queue`, which also keeps the places that it has: how many,
-    /// and whether it has any, or will have when those before have boarded.
-    pub(super) fn reserve(&self, queue: QueueId, events: usize) -> (usize, bool) {
+    /// Keeps room for up to `events` of `queue`, which also keeps the places that it has.
+    pub(super) fn reserve(&self, queue: QueueId, events: usize) -> Reserved {
         let mut state = self.state();
         let left = EVENTS_OF_ALL_MAX.saturating_sub(state.unlanded);
         let lane = state.lanes.entry(queue).or_default();
         let most = if lane.keeps_up() { EVENTS_MAX } else { lane.places.len() * WAITING_EACH };
         let room = most.saturating_sub(lane.unlanded + lane.boarding).min(left);
         let count = events.min(room);
-        let has_places = lane.usable() > 0 || lane.boarding > 0;
+        let taken = lane.under_way + lane.boarding;
+        let reserved = Reserved {
+            events: count,
+            has_places: lane.usable() > 0 || lane.boarding > 0,
+            free: lane.usable().saturating_sub(taken),
+        };
         lane.boarding += count;
-        (count, has_places)
+        lane.sought = Some(Instant::now());
+        reserved
     }
 
     /// Gives back what [`Lanes::reserve`] kept.
@@ -206,25 +218,44 @@ impl<C: Courier> Lanes<C> {
         (place, state.overdue(queue))
     }
 
-    /// Takes places out of the lanes that need them no longer when so many of their events have
-    /// landed: those that there is no event for, and half of them where rows are due, which wait for
-    /// a place too. They are put back unless that is committed.
+    /// Whether there are places that nothing is tried on.
+    pub(super) fn any_idle(&self) -> bool {
+        self.state().lanes.values().any(Lane::is_idle)
+    }
+
+    /// The queues with such places that no event has come for in a while.
+    pub(super) fn forsaken(&self) -> Vec<QueueId> {
+        let state = self.state();
+        let forsaken = |lane: &Lane<C>| lane.is_idle() && (state.closed || !lane.is_sought());
+        state.lanes.iter().filter(|(_, lane)| forsaken(lane)).map(|(queue, _)| *queue).collect()
+    }
+
+    /// Takes places out of the lanes of `queues` that need them no longer when so many of their events
+    /// have landed: those that there is no event for, unless some may come soon and places `may_be_kept`
+    /// for them; and half of them where rows are due, which wait for a place too. They are put back
+    /// unless that is committed.
     pub(super) fn spare(
         self: &Arc<Self>,
+        queues: impl Iterator<Item = QueueId>,
         landed: &BTreeMap<QueueId, usize>,
         due: &HashSet<QueueId>,
+        may_be_kept: bool,
     ) -> Vec<Spare<C>> {
         let mut state = self.state();
+        let closed = state.closed;
         let mut spare = Vec::new();
-        for (queue, count) in landed {
-            let Some(lane) = state.lanes.get_mut(queue) else { continue };
+        for queue in queues {
+            let Some(lane) = state.lanes.get_mut(&queue) else { continue };
             let places = lane.places.len();
-            lane.target = if due.contains(queue) { places / 2 } else { usize::MAX };
-            let left = (lane.unlanded + lane.boarding).saturating_sub(*count);
-            let kept = left.min(lane.target).max(lane.running).min(places);
+            lane.target = if due.contains(&queue) { places / 2 } else { usize::MAX };
+            let landed = landed.get(&queue).copied().unwrap_or(0);
+            let left = (lane.unlanded + lane.boarding).saturating_sub(landed);
+            let is_kept = lane.is_sought() && may_be_kept && !closed;
+            let wanted = if is_kept { places } else { left };
+            let kept = wanted.min(lane.target).max(lane.running).min(places);
             let places = lane.places.split_off(kept);
             if !places.is_empty() {
-                spare.push(Spare { lanes: Arc::clone(self), queue: *queue, places });
+                spare.push(Spare { lanes: Arc::clone(self), queue, places });
             }
         }
         spare
@@ -269,6 +300,14 @@ impl<C: Courier> Lane<C> {
         self.target == usize::MAX
     }
 
+    fn is_idle(&self) -> bool {
+        self.places.len() > self.under_way
+    }
+
+    fn is_sought(&self) -> bool {
+        self.sought.is_some_and(|sought| sought.elapsed() < KEPT)
+    }
+
     /// Places on which events may be tried. Once some have failed, so many at most that no more than
     /// [`FAILURES_MAX`] fail one after the other.
     fn usable(&self) -> usize {
@@ -278,6 +317,16 @@ impl<C: Courier> Lane<C> {
         };
         if self.held { 0 } else { self.places.len().min(self.target).min(trusted) }
     }
+}
+
+/// What a lane has for events that come.
+pub(super) struct Reserved {
+    /// For how many there is room.
+    pub(super) events: usize,
+    /// Whether it has places, or will have when those before have boarded.
+    pub(super) has_places: bool,
+    /// Places that nothing is tried on, and nothing waits for.
+    pub(super) free: usize,
 }
 
 /// Places that are about to be given up.
@@ -295,6 +344,7 @@ impl<C: Courier> Spare<C> {
     /// That they are given up was committed.
     pub(super) fn given_up(mut self) {
         self.places.clear();
+        self.lanes.state().forget_if_empty(self.queue);
     }
 }
 

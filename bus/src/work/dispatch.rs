@@ -26,6 +26,8 @@ pub(crate) struct Wanted {
     pub(crate) seqs: Vec<Seq>,
     /// Whether this process has places in their queue already: then they may wait for those.
     pub(crate) has_places: bool,
+    /// How many of those are free for them.
+    pub(crate) free: usize,
 }
 
 /// Events of one queue that are tried at once.
@@ -70,13 +72,15 @@ pub(crate) async fn begin_dispatch(
         // Where each start counts, each event needs a place of its own.
         let counts = |name: &String| limits.get(name).is_some_and(|one| one.counts_starts(now_us));
         let paced = queue.limits.iter().any(counts);
-        let places = usize::try_from(allowed).unwrap_or(0).min(wanted.seqs.len()).min(left);
+        let free = if paced { 0 } else { wanted.free };
+        let needed = wanted.seqs.len().saturating_sub(free);
+        let places = usize::try_from(allowed).unwrap_or(0).min(needed).min(left);
         let waits = wanted.has_places || places > 0;
         if !waits || paced && places < wanted.seqs.len() {
             continue;
         }
         left -= places;
-        for name in &queue.limits {
+        for name in queue.limits.iter().filter(|_| places > 0) {
             if let Some(limit) = limits.get_mut(name) {
                 limit.take(i64::try_from(places).unwrap_or(0), now_us);
                 changed.insert(name.as_str());
