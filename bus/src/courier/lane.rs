@@ -19,6 +19,9 @@ const WAITING_EACH: usize = 4;
 /// How long a lane keeps its places after events came for it: to take places and to give them up are
 /// a third of the statements that an event costs where a few come at a time.
 pub(super) const KEPT: Duration = Duration::from_millis(100);
+/// How long at most, before those that nothing is tried on are given up all the same: the limit may have
+/// become another.
+const KEPT_MAX: Duration = Duration::from_secs(1);
 /// Failures one after the other after which a queue is held until they are written.
 const FAILURES_MAX: usize = 10;
 
@@ -37,8 +40,10 @@ struct Lane<C: Courier> {
     places: Vec<OwnedSemaphorePermit>,
     /// Places on which an event is being tried.
     running: usize,
-    /// When events last came for it.
-    sought: Option<Instant>,
+    /// When events last boarded.
+    sought: Instant,
+    /// When places that it did not need were last given up.
+    trimmed: Instant,
     /// Most places to use: less than there are while others wait for some.
     target: usize,
     /// Attempts that failed one after the other.
@@ -59,7 +64,8 @@ impl<C: Courier> Default for Lane<C> {
         Lane {
             places: Vec::new(),
             running: 0,
-            sought: None,
+            sought: Instant::now(),
+            trimmed: Instant::now(),
             target: usize::MAX,
             failures: 0,
             held: false,
@@ -149,7 +155,6 @@ impl<C: Courier> Lanes<C> {
             free: lane.usable().saturating_sub(taken),
         };
         lane.boarding += count;
-        lane.sought = Some(Instant::now());
         reserved
     }
 
@@ -174,6 +179,7 @@ impl<C: Courier> Lanes<C> {
         state.unlanded += legs.len();
         let closed = state.closed;
         let lane = state.lanes.entry(queue).or_default();
+        lane.sought = Instant::now();
         lane.held |= closed;
         lane.under_way += legs.len();
         lane.unlanded += legs.len();
@@ -250,8 +256,13 @@ impl<C: Courier> Lanes<C> {
             lane.target = if due.contains(&queue) { places / 2 } else { usize::MAX };
             let landed = landed.get(&queue).copied().unwrap_or(0);
             let left = (lane.unlanded + lane.boarding).saturating_sub(landed);
-            let is_kept = lane.is_sought() && may_be_kept && !closed;
-            let wanted = if is_kept { places } else { left };
+            let is_kept = lane.is_sought() && lane.trimmed.elapsed() < KEPT_MAX;
+            let wanted = if is_kept && may_be_kept && !closed {
+                places
+            } else {
+                lane.trimmed = Instant::now();
+                left
+            };
             let kept = wanted.min(lane.target).max(lane.running).min(places);
             let places = lane.places.split_off(kept);
             if !places.is_empty() {
@@ -305,7 +316,7 @@ impl<C: Courier> Lane<C> {
     }
 
     fn is_sought(&self) -> bool {
-        self.sought.is_some_and(|sought| sought.elapsed() < KEPT)
+        self.sought.elapsed() < KEPT
     }
 
     /// Places on which events may be tried. Once some have failed, so many at most that no more than
