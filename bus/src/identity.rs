@@ -1,10 +1,19 @@
 //! Which log the cursors in the database belong to.
 
+use std::time::Duration;
+
 use sqlx::Row;
+use tokio::time::Instant;
 
 use crate::db::sql;
 use crate::node::LEASE;
 use crate::{Db, Log, LogState, ReadError, Span};
+
+/// How long a server of a broker may take to learn where the log ends: one that was cut off, or leads
+/// since a moment ago, may answer with an end that others have passed.
+const CATCHING_UP_MAX: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// The log and the database do not belong together.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +104,7 @@ pub(crate) async fn check(db: &Db, log: &dyn Log) -> Result<(), LogIdentityError
     let furthest = sql("select max(cursor_seq) from consumer_partition");
     let furthest = db.fetch_optional(furthest).await?;
     let cursor = furthest.and_then(|row| row.get::<Option<i64>, _>(0)).unwrap_or(0);
-    let LogState { identity, last, .. } = log.state().await?;
+    let LogState { identity, last, .. } = caught_up(log, cursor).await?;
     let mut tx = db.begin().await?;
     let note =
         sql("insert into log_identity (one, identity) values (1, $1) on conflict do nothing");
@@ -109,4 +118,17 @@ pub(crate) async fn check(db: &Db, log: &dyn Log) -> Result<(), LogIdentityError
         return Err(LogIdentityError::Behind { cursor, last: last.get() });
     }
     Ok(tx.commit().await?)
+}
+
+/// The state of a log that should reach as far as `cursor`: a broker is asked again if it does not.
+async fn caught_up(log: &dyn Log, cursor: i64) -> Result<LogState, ReadError> {
+    let begun = Instant::now();
+    loop {
+        let state = log.state().await?;
+        let is_final = !log.is_shared() || begun.elapsed() >= CATCHING_UP_MAX;
+        if is_final || state.last.get() >= cursor {
+            return Ok(state);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
