@@ -1,8 +1,10 @@
 //! What only a broker can do: messages of other clients, events that it holds twice, streams that are
 //! not what they were. `tests/run` runs these beside the suite on NATS.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
-use bus::{JetStreamLog, JetStreamOptions, PublishError, Read, ReadError, Seq};
+use bus::{JetStreamLog, JetStreamOptions, PublishError, Read, ReadError, Seq, sql};
 use schemas::Event;
 use serde_json::json;
 
@@ -205,4 +207,27 @@ async fn a_stream_that_cannot_be_the_log_is_refused() {
     let options = JetStreamOptions { url: "nats://127.0.0.1:1".to_owned(), ..options };
     let refused = JetStreamLog::open(&options).await.err().unwrap().to_string();
     assert_eq!(refused, "connecting to nats://127.0.0.1:1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a broker: tests/run"]
+async fn a_start_asks_again_before_it_says_that_the_log_has_lost_events() {
+    let house = House::start().await;
+    house.publish("shop.sold", "k", 1).await;
+    house.run(Vec::new()).await.stop().await;
+    let mut tx = house.db.begin().await.unwrap();
+    let ahead = sql("update consumer_partition set cursor_seq = 3 where consumer = $1
+         and partition = (select min(partition) from consumer_partition where consumer = $1)");
+    assert_eq!(tx.execute(ahead.bind("ingest".to_owned())).await.unwrap().rows_affected(), 1);
+    tx.commit().await.unwrap();
+    let refused = house.try_node(Vec::new(), true).await.err().unwrap();
+    assert!(refused.to_string().contains("it has lost events"), "{refused}");
+    // As a server does that has been cut off and catches up.
+    let catch_up = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        house.publish("shop.sold", "k", 2).await;
+        house.publish("shop.sold", "k", 3).await;
+    };
+    let (started, ()) = tokio::join!(house.try_node(Vec::new(), true), catch_up);
+    started.unwrap().stop().await;
 }

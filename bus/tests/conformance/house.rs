@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus::{
     Clock, Consumer, Db, Delivery, Dialect, Each, EmbeddedLog, Failure, Handler, JetStreamLog,
     JetStreamOptions, Kind, Log, Platform, Policy, Read, Receipt, Recorded, Retention, Running,
-    Seq, Span, registry, sql,
+    Seq, Span, StartError, registry, sql,
 };
 use schemas::{Event, EventId, Patterns};
 use serde_json::json;
@@ -124,6 +124,15 @@ impl House {
     }
 
     async fn node(&self, handlers: Vec<Arc<dyn Handler>>, alone: bool) -> Running {
+        self.try_node(handlers, alone).await.unwrap()
+    }
+
+    /// The same, where the start may be refused.
+    pub(crate) async fn try_node(
+        &self,
+        handlers: Vec<Arc<dyn Handler>>,
+        alone: bool,
+    ) -> Result<Running, StartError> {
         let platform = Platform {
             db: self.db.clone(),
             log: Arc::clone(&self.log),
@@ -133,7 +142,7 @@ impl House {
             inbox: Duration::from_secs(3_600),
             alone,
         };
-        platform.start().await.unwrap()
+        platform.start().await
     }
 
     pub(crate) async fn head(&self) -> Seq {

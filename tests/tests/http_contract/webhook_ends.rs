@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use skald_tests::{House, Misbehaviour, RawReceiver, Receiver, eventually, one};
+use skald_tests::{House, Misbehaviour, RawReceiver, Receiver, Setup, eventually, one};
 
 use super::publish_many;
 use super::webhook_deliveries::{completed, deliveries};
@@ -140,4 +140,28 @@ async fn an_erased_tenant_leaves_nothing_and_others_are_not_touched() {
     house.publish(json!({"type": "t", "tenant": "b"})).await;
     deliveries(&house, &other, "delivered", 2).await;
     assert_eq!(hanging.connections(), 1);
+}
+
+#[tokio::test]
+async fn old_deliveries_go_with_their_attempts_and_those_that_are_pending_stay() {
+    let house = Setup::dev().environment("SKALD_WEBHOOKS__RETENTION", "1s").start().await;
+    let receiver = Receiver::answering(&[200]).await;
+    let broken = Receiver::answering(&[500]).await;
+    let good = webhook(&house, &receiver.url(), json!({})).await;
+    let retried = webhook(&house, &broken.url(), json!({"retry": ["1h"]})).await;
+    let given_up = webhook(&house, &broken.url(), json!({"retry": []})).await;
+    house.publish(json!({"type": "t", "id": "e1"})).await;
+    receiver.wait_for(1).await;
+    broken.wait_for(2).await;
+    for hook in [&good, &given_up] {
+        eventually("nothing old is left", async || {
+            let left = house.get(&path(hook, "/deliveries")).await.json_of(200);
+            left["items"].as_array().unwrap().is_empty().then_some(())
+        })
+        .await;
+    }
+    let kept = one(deliveries(&house, &retried, "pending", 1).await);
+    let id = kept["id"].as_str().unwrap();
+    let delivery = house.get(&format!("/v1/deliveries/{id}")).await.json_of(200);
+    assert_eq!(delivery["attempts"].as_array().unwrap().len(), 1, "{delivery}");
 }
