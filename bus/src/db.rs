@@ -295,8 +295,11 @@ const CLOCK_DOUBT_MAX: Duration = Duration::from_millis(100);
 const BEGIN_SQLITE: &str = "begin immediate";
 /// A process that is paused inside a transaction keeps its locks, and what takes over from it would
 /// wait for them: the server takes a transaction back that has been idle for as long as a node's
-/// lease. It stands in the transaction, as a pooler gives the next one to another connection.
-const BEGIN_POSTGRES: &str = "begin; set local idle_in_transaction_session_timeout = '8s'";
+/// lease. One of it that waits for a lock is ended sooner: it would get the lock when the other is taken
+/// back, be idle in its turn, and so each of those that stand in line. It stands in the transaction, as
+/// a pooler gives the next one to another connection.
+const BEGIN_POSTGRES: &str = "begin; set local idle_in_transaction_session_timeout = '8s';
+    set local lock_timeout = '4s'";
 /// The writer itself makes a checkpoint where the log is past 64 MiB, which starts it anew: then little
 /// is left to move.
 const SQLITE_WRITER: &str = "pragma journal_mode = wal; pragma synchronous = full;

@@ -43,6 +43,8 @@ pub(crate) async fn migrate(db: &Db) -> Result<(), DbError> {
 async fn apply(tx: &mut Tx) -> Result<(), DbError> {
     let dialect = tx.dialect();
     if dialect == Dialect::Postgres {
+        // However long it takes whoever migrates now.
+        tx.execute(sql("set local lock_timeout = 0")).await.map_err(DbError::Prepare)?;
         // Released with the transaction. The number means "skald migrations" and nothing else.
         tx.execute(sql("select pg_advisory_xact_lock(7310482910)"))
             .await

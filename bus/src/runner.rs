@@ -81,7 +81,12 @@ impl Runner {
     pub(crate) async fn run(self) {
         let mut pause = PAUSE_MIN;
         while !self.stop.is_cancelled() {
-            match self.work().await {
+            let begun = tokio::time::Instant::now();
+            let worked = self.work().await;
+            if begun.elapsed() > PAUSE_MAX {
+                pause = PAUSE_MIN; // It went well for a while.
+            }
+            match worked {
                 Ok(()) => return,
                 Err(BatchError::Reconfigured | BatchError::Lost(_)) => pause = PAUSE_MIN,
                 Err(error) => {

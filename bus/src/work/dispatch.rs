@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::Row;
 
+use super::id::bind_ids;
 use super::limit::{self, Limit};
 use super::queue::{self, QueueInfo};
 use super::{QueueId, WorkId};
@@ -184,7 +185,7 @@ pub(crate) async fn end_dispatch(
         for (id, legs) in &chunk {
             query = query.bind(id.bytes()).bind(**legs);
         }
-        query = bind_ids(query, chunk.iter().map(|(id, _)| **id));
+        query = bind_ids(query, chunk.iter().map(|(id, _)| *id));
         for row in tx.fetch_all(query).await? {
             held.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?);
         }
@@ -192,14 +193,10 @@ pub(crate) async fn end_dispatch(
             "delete from work_dispatch where legs <= 0 and id in ({})",
             bulk::list(1, n)
         ));
-        tx.execute(bind_ids(done, chunk.iter().map(|(id, _)| **id))).await?;
+        tx.execute(bind_ids(done, chunk.iter().map(|(id, _)| *id))).await?;
     }
     tx.wake(crate::signals::OUTCOME);
     Ok(held)
-}
-
-fn bind_ids(query: Query, ids: impl Iterator<Item = WorkId>) -> Query {
-    ids.fold(query, |query, id| query.bind(id.bytes()))
 }
 
 /// What a process does with places of one queue.
@@ -341,7 +338,7 @@ pub(crate) async fn rescue_dispatched(
              (select name from work_queue where id = work_dispatch.queue)",
             bulk::list(1, chunk.len())
         ));
-        for row in tx.fetch_all(bind_ids(query, chunk.iter().map(|id| **id))).await? {
+        for row in tx.fetch_all(bind_ids(query, chunk)).await? {
             let seqs = decode(&row.get::<String, _>(1))?;
             if let Some(name) = row.get::<Option<String>, _>(2) {
                 stranded.push(Stranded { queue: QueueId(row.get(0)), name, seqs });

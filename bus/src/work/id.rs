@@ -7,6 +7,7 @@ use schemas::Timestamp;
 use uuid::Uuid;
 
 use crate::Seq;
+use crate::db::Query;
 
 /// A row of work. Printed with a prefix that tells what kind of thing the row is (`lse_…`, `dl_…`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +83,11 @@ impl WorkId {
     pub fn from_bytes(bytes: &[u8]) -> Result<WorkId, sqlx::Error> {
         Uuid::from_slice(bytes).map(WorkId).map_err(|error| sqlx::Error::Decode(error.into()))
     }
+}
+
+/// Binds `ids` one after the other.
+pub(super) fn bind_ids<'a>(query: Query, ids: impl IntoIterator<Item = &'a WorkId>) -> Query {
+    ids.into_iter().fold(query, |query, id| query.bind(id.bytes()))
 }
 
 /// Proof of holding a lease: a random number that the claim drew. Whoever can show it, and only

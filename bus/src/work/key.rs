@@ -24,7 +24,7 @@ pub(crate) async fn busy_keys(
         ""
     };
     let mut busy = HashSet::new();
-    for chunk in bulk::chunks(&keys) {
+    for chunk in bulk::lists(&keys) {
         let mut query = built(format!(
             "select key from work where queue = $1 and state in ('ready', 'leased', 'behind')
              and key in ({}){lock}",

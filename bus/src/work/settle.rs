@@ -7,9 +7,10 @@ use schemas::Timestamp;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::id::bind_ids;
 use super::queue::{QueueInfo, hint_due, hint_expiry};
 use super::{LeaseToken, NEVER_US, QueueId, WorkId, key, limit};
-use crate::db::{Query, built};
+use crate::db::built;
 use crate::policy::Next;
 use crate::{Dialect, Seq, Span, Tx, bulk, metrics, replay};
 
@@ -141,7 +142,7 @@ pub async fn extend(
         leases.iter().filter(|lease| holds(lease)).map(|(id, _)| *id).collect();
     held.sort_unstable();
     held.dedup();
-    for chunk in bulk::chunks(&held) {
+    for chunk in bulk::lists(&held) {
         let ids = bulk::list(2, chunk.len());
         let query = built(format!("update work set due_at_us = $1 where id in ({ids})"));
         tx.execute(bind_ids(query.bind(until), chunk)).await?;
@@ -265,7 +266,7 @@ impl Plan {
     }
 
     pub(super) async fn execute(self, tx: &mut Tx, now_us: i64) -> Result<(), sqlx::Error> {
-        for chunk in bulk::chunks(&self.deleted) {
+        for chunk in bulk::lists(&self.deleted) {
             let text = format!("delete from work where id in ({})", bulk::list(1, chunk.len()));
             tx.execute(bind_ids(built(text), chunk)).await?;
         }
@@ -286,7 +287,7 @@ impl Plan {
     }
 
     async fn keep(&self, tx: &mut Tx, now_us: i64) -> Result<(), sqlx::Error> {
-        for chunk in bulk::chunks(&self.kept) {
+        for chunk in bulk::lists(&self.kept) {
             let n = chunk.len();
             let mut query = built(format!(
                 "update work set state = 'done', due_at_us = $1, token = null, owner = null,
@@ -295,10 +296,10 @@ impl Plan {
                 bulk::list(2 + 2 * n, n)
             ));
             query = query.bind(now_us.saturating_add(Span(KEPT).micros()));
-            for (id, output) in chunk {
+            for (id, output) in &chunk {
                 query = query.bind(id.bytes()).bind(output.clone());
             }
-            for (id, _) in chunk {
+            for (id, _) in &chunk {
                 query = query.bind(id.bytes());
             }
             tx.execute(query).await?;
@@ -307,7 +308,7 @@ impl Plan {
     }
 
     async fn retry(&self, tx: &mut Tx, now_us: i64) -> Result<(), sqlx::Error> {
-        for chunk in bulk::chunks(&self.failed) {
+        for chunk in bulk::lists(&self.failed) {
             let n = chunk.len();
             let due = bulk::arms(2, n);
             let mut query = built(format!(
@@ -321,13 +322,13 @@ impl Plan {
                 ids = bulk::list(2 + 4 * n, n)
             ));
             query = query.bind(now_us);
-            for (id, _, due) in chunk {
+            for (id, _, due) in &chunk {
                 query = query.bind(id.bytes()).bind(due.unwrap_or(NEVER_US));
             }
-            for (id, error, _) in chunk {
+            for (id, error, _) in &chunk {
                 query = query.bind(id.bytes()).bind(error.clone());
             }
-            for (id, ..) in chunk {
+            for (id, ..) in &chunk {
                 query = query.bind(id.bytes());
             }
             tx.execute(query).await?;
@@ -336,7 +337,7 @@ impl Plan {
     }
 
     async fn release(&self, tx: &mut Tx) -> Result<(), sqlx::Error> {
-        for chunk in bulk::chunks(&self.released) {
+        for chunk in bulk::lists(&self.released) {
             let n = chunk.len();
             let mut query = built(format!(
                 "update work set state = 'ready', due_at_us = case id {} end, token = null,
@@ -344,10 +345,10 @@ impl Plan {
                 bulk::arms(1, n),
                 bulk::list(1 + 2 * n, n)
             ));
-            for (id, due) in chunk {
+            for (id, due) in &chunk {
                 query = query.bind(id.bytes()).bind(*due);
             }
-            for (id, _) in chunk {
+            for (id, _) in &chunk {
                 query = query.bind(id.bytes());
             }
             tx.execute(query).await?;
@@ -368,7 +369,7 @@ async fn leased(
     ids.sort_unstable();
     ids.dedup();
     let mut rows = HashMap::with_capacity(ids.len());
-    for chunk in bulk::chunks(&ids) {
+    for chunk in bulk::lists(&ids) {
         let query = built(format!(
             "select {} from work where state = 'leased' and due_at_us > $1 and id in ({}){lock}",
             Leased::COLUMNS,
@@ -379,13 +380,6 @@ async fn leased(
         }
     }
     Ok(rows)
-}
-
-fn bind_ids(mut query: Query, ids: &[WorkId]) -> Query {
-    for id in ids {
-        query = query.bind(id.bytes());
-    }
-    query
 }
 
 fn shorten(error: &str) -> String {
