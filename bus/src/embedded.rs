@@ -168,7 +168,7 @@ impl Log for EmbeddedLog {
     }
 
     async fn get(&self, seqs: &[Seq]) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        if let Some(events) = self.recent.get(seqs) {
+        if let Some(events) = self.recent.get(seqs).into_iter().collect() {
             return Ok(events);
         }
         let seqs = seqs.to_vec();

@@ -205,11 +205,15 @@ impl Log for JetStreamLog {
     }
 
     async fn get(&self, seqs: &[Seq]) -> Result<Vec<Arc<Recorded>>, ReadError> {
-        if let Some(events) = self.recent.get(seqs) {
-            return Ok(events);
+        let known = self.recent.get(seqs);
+        let unknown = seqs.iter().zip(&known).filter(|(_, known)| known.is_none());
+        let unknown: Vec<Seq> = unknown.map(|(seq, _)| *seq).collect();
+        if !unknown.is_empty() {
+            self.fault.check_read()?;
         }
-        self.fault.check_read()?;
-        self.scanner.get(seqs.to_vec()).await
+        let mut found = self.scanner.get(unknown).await?.into_iter();
+        let all = known.into_iter().map(|known| known.or_else(|| found.next().flatten()));
+        Ok(all.flatten().collect())
     }
 
     async fn count(&self, after: Seq, until: Seq, types: &Patterns) -> Result<u64, ReadError> {

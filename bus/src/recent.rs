@@ -103,8 +103,8 @@ impl Recent {
         Some(window.events.range(start..).filter(meant).count() as u64)
     }
 
-    /// The events at `seqs`, if all lie within the window.
-    pub(crate) fn get(&self, seqs: &[Seq]) -> Option<Vec<Arc<Recorded>>> {
+    /// For each of `seqs` the event, if it lies within the window.
+    pub(crate) fn get(&self, seqs: &[Seq]) -> Vec<Option<Arc<Recorded>>> {
         let window = self.window();
         let find = |seq: &Seq| {
             let at = window.events.binary_search_by_key(seq, |(event, _)| event.seq).ok()?;

@@ -149,9 +149,8 @@ async fn by_size(
                     pruned.missed_through = pruned.missed_through.max(Some(doomed));
                 }
             }
-            let newest = log.scanner.get(vec![doomed]).await?;
-            let sealed =
-                newest.first().map_or(Timestamp::from_micros(0), |event| event.recorded_at);
+            let newest = log.scanner.one(doomed).await?;
+            let sealed = newest.map_or(Timestamp::from_micros(0), |event| event.recorded_at);
             let sealed = Timestamp::from_micros(minute(sealed).as_micros() + MINUTE_US);
             if log.scanner.count(Seq::ZERO, doomed, &types).await? > 0 {
                 pruned.events += purge(log, kind, doomed, sealed).await?;

@@ -13,7 +13,7 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use schemas::{Patterns, Timestamp};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::message::{RestoredThrough, recorded};
 use super::publish::seq;
@@ -25,8 +25,15 @@ use crate::{Page, Read, ReadError, Recorded, Seq};
 const KEPT_MAX: usize = 16;
 /// After this time without a request a server drops a consumer.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long one request may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the next message of a page may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a replica may take to answer with one event before the leader is asked. Brokers go
+/// on asking a server that stands still, with its connections open, for a minute or more.
+const PATIENCE_REPLICA: Duration = Duration::from_millis(500);
+/// How long each attempt to make a consumer may take: brokers give some to a server that stands
+/// still, and the next one with luck to another.
+const PATIENCE_MAKING: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
 /// How long a page may take whose consumer's server lags behind the leader.
 const PATIENCE_LAG: Duration = Duration::from_secs(10);
 /// Bytes in one page, so that large events do not fill the memory: 16 MiB.
@@ -70,7 +77,12 @@ pub(super) async fn consumer(
         num_replicas: 1,
         ..pull::Config::default()
     };
-    Ok(stream.create_consumer(config).await?)
+    for patience in PATIENCE_MAKING {
+        if let Ok(made) = timeout(patience, stream.create_consumer(config.clone())).await {
+            return Ok(made?);
+        }
+    }
+    Err("no consumer was made in time".into())
 }
 
 fn failed(error: impl Into<BoxError>) -> ReadError {
@@ -251,20 +263,24 @@ impl Scanner {
         Ok(low)
     }
 
-    /// Single events, those that are there.
-    pub(super) async fn get(&self, seqs: Vec<Seq>) -> Result<Vec<Arc<Recorded>>, ReadError> {
+    /// For each of `seqs` the event, if the stream has it.
+    pub(super) async fn get(
+        &self,
+        seqs: Vec<Seq>,
+    ) -> Result<Vec<Option<Arc<Recorded>>>, ReadError> {
         let all = futures::stream::iter(seqs).map(|seq| self.one(seq)).buffered(GETS);
-        let found: Vec<Option<Arc<Recorded>>> = all.try_collect().await?;
-        Ok(found.into_iter().flatten().collect())
+        all.try_collect().await
     }
 
-    async fn one(&self, wanted: Seq) -> Result<Option<Arc<Recorded>>, ReadError> {
+    /// One event, if the stream has it.
+    pub(super) async fn one(&self, wanted: Seq) -> Result<Option<Arc<Recorded>>, ReadError> {
         let sequence = u64::try_from(wanted.get()).unwrap_or(0);
         if sequence == 0 {
             return Ok(None);
         }
         // Any replica may answer this one, and may not have the newest.
-        if let Ok(message) = self.stream.direct_get(sequence).await {
+        let replica = timeout(PATIENCE_REPLICA, self.stream.direct_get(sequence)).await;
+        if let Ok(Ok(message)) = replica {
             return Ok(Some(Arc::new(from_stream(&message, &self.restored))));
         }
         match self.stream.get_raw_message(sequence).await {
@@ -304,10 +320,10 @@ impl Kept {
     /// The next messages, and whether there were as many as asked for.
     async fn fetch(&mut self, most: usize) -> Result<(Vec<Arc<Recorded>>, bool), BoxError> {
         let fetch = self.consumer.fetch().max_messages(most).max_bytes(PAGE_BYTES);
-        let mut messages = tokio::time::timeout(PATIENCE, fetch.messages()).await??;
+        let mut messages = timeout(PATIENCE, fetch.messages()).await??;
         let mut events = Vec::new();
         let mut delivered = 0;
-        while let Some(message) = tokio::time::timeout(PATIENCE, messages.next()).await? {
+        while let Some(message) = timeout(PATIENCE, messages.next()).await? {
             let message = message?;
             let info = message.info()?;
             if info.consumer_sequence != self.delivered + 1 {

@@ -77,6 +77,15 @@ impl Fault {
     }
 }
 
+/// How long after a fault all went on again.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    /// Events of all keys were published.
+    pub(crate) published: Duration,
+    /// They were done.
+    pub(crate) done: Duration,
+}
+
 /// Publishes one event of each key, which come to both nodes' partitions, to see when all goes on.
 pub(crate) struct Probe {
     clients: [Client; 2],
@@ -109,10 +118,11 @@ impl Probe {
         (site, nodes): (&Site, &[usize]),
         since: Instant,
         journal: &Journal,
-    ) -> Duration {
+    ) -> Recovery {
         let seqs = self.publish(nodes, 0, journal).await;
+        let published = since.elapsed();
         ledger::has(&site.postgres, &seqs, 3 * TAKEOVER).await;
-        since.elapsed()
+        Recovery { published, done: since.elapsed() }
     }
 
     /// Does it, and waits until all is as before. Answers how long it took until events of all keys
@@ -125,7 +135,7 @@ impl Probe {
         site: &mut Site,
         random: &mut StdRng,
         journal: &Journal,
-    ) -> Duration {
+    ) -> Recovery {
         const BOTH: &[usize] = &[0, 1];
         let node = random.random_range(0..2);
         let others = &[1 - node];
