@@ -354,7 +354,7 @@ async fn close(
 ) -> Result<Handled, sqlx::Error> {
     match answer {
         Ok(()) => {
-            tx.keep().await?;
+            tx.keep();
             Ok(Handled::Done)
         }
         Err(failure) => {

@@ -4,7 +4,7 @@ use schemas::Event;
 use sqlx::any::{AnyQueryResult, AnyRow};
 use sqlx::{Any, Transaction};
 
-use crate::db::{Query, sql};
+use crate::db::Query;
 use crate::log::EVENT_BYTES_MAX;
 use crate::outbox;
 use crate::work::{self, NewWork};
@@ -18,6 +18,8 @@ pub struct Tx {
     /// How many were run.
     statements: usize,
     savepoint: Savepoint,
+    /// Whether there is a savepoint that the next one takes the place of.
+    has_savepoint: bool,
     outbox: Vec<String>,
     work: Vec<NewWork>,
     wake: Vec<&'static str>,
@@ -60,6 +62,7 @@ impl Tx {
             db,
             statements: 0,
             savepoint: Savepoint::None,
+            has_savepoint: false,
             outbox: Vec::new(),
             work: Vec::new(),
             wake: Vec::new(),
@@ -193,11 +196,9 @@ impl Tx {
         self.savepoint = Savepoint::Armed(Gathered { outbox, work, after });
     }
 
-    pub(crate) async fn keep(&mut self) -> Result<(), sqlx::Error> {
-        if let Savepoint::Open(_) = std::mem::replace(&mut self.savepoint, Savepoint::None) {
-            self.db.inner(sql("release savepoint guard")).execute(&mut *self.transaction).await?;
-        }
-        Ok(())
+    /// The savepoint stays where it is until the next one takes its place, in one statement.
+    pub(crate) fn keep(&mut self) {
+        self.savepoint = Savepoint::None;
     }
 
     pub(crate) async fn undo(&mut self) -> Result<(), sqlx::Error> {
@@ -206,15 +207,13 @@ impl Tx {
             Savepoint::Armed(kept) => self.truncate(kept),
             Savepoint::Open(kept) => {
                 self.truncate(kept);
-                let connection = &mut *self.transaction;
-                self.db.inner(sql("rollback to savepoint guard")).execute(&mut *connection).await?;
-                self.db.inner(sql("release savepoint guard")).execute(connection).await?;
+                self.execute_script("rollback to savepoint guard").await?;
             }
         }
         Ok(())
     }
 
-    /// Runs several statements without arguments: migrations.
+    /// Runs statements without arguments, in one exchange with the database.
     pub(crate) async fn execute_script(&mut self, script: &str) -> Result<(), sqlx::Error> {
         let script = sqlx::raw_sql(sqlx::AssertSqlSafe(script.to_owned()));
         script.execute(&mut *self.transaction).await.map(|_| ())
@@ -228,8 +227,13 @@ impl Tx {
 
     async fn open_savepoint(&mut self) -> Result<(), sqlx::Error> {
         if let Savepoint::Armed(kept) = self.savepoint {
-            self.db.inner(sql("savepoint guard")).execute(&mut *self.transaction).await?;
+            let script = match self.has_savepoint {
+                true => "release savepoint guard; savepoint guard",
+                false => "savepoint guard",
+            };
+            self.execute_script(script).await?;
             self.savepoint = Savepoint::Open(kept);
+            self.has_savepoint = true;
         }
         Ok(())
     }
