@@ -1,9 +1,10 @@
 //! Tries again what failed, and handles what a replay hands over, for consumers in this process.
 //!
 //! Rows are leased, their events run through the same handler as a batch, and the outcomes commit
-//! with the effects: exactly once here too. A lease that ended meanwhile takes it all back.
+//! with the effects: exactly once here too. A lease that ended meanwhile takes it all back. With the
+//! first row of a key come those that stand behind it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,12 @@ use crate::registry::queue_name;
 use crate::work::{self, Claim, Claimed, LeaseToken, Outcome, Verdict, WorkId};
 use crate::{Db, Log, ReadError, Recorded, Seq, dead_letter, signals};
 
-/// Rows leased at a time.
-const BATCH: usize = 256;
+/// Rows of one batch, at least and at most: it grows while batches are done soon.
+const BATCH_MIN: u32 = 8;
+const BATCH_MAX: u32 = 256;
+/// A full batch that took less is followed by a larger one, one that took more by a smaller one.
+const SOON: Duration = Duration::from_millis(200);
+const LATE: Duration = Duration::from_secs(1);
 /// Longest wait without looking: other nodes put rows in too.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -44,12 +49,16 @@ enum RetryError {
 impl Retries {
     pub(crate) async fn run(self) {
         let mut woken = self.db.signals().subscribe(signals::WORK);
+        let mut batch = BATCH_MIN;
         while !self.stop.is_cancelled() {
             woken.borrow_and_update();
-            let wait = match self.claim().await {
+            let wait = match self.claim(batch as usize).await {
                 Ok(claimed) if claimed.is_empty() => self.until_due().await,
                 Ok(claimed) => {
-                    self.work_off(claimed).await;
+                    let begun = tokio::time::Instant::now();
+                    let rows = self.work_off(claimed, batch as usize).await;
+                    let was_full = rows > batch as usize / 2;
+                    batch = next_size(batch, was_full, begun.elapsed());
                     continue;
                 }
                 Err(error) => {
@@ -81,49 +90,71 @@ impl Retries {
         tracing::warn!(consumer, error = %chain(error), "retrying events");
     }
 
-    async fn claim(&self) -> Result<Vec<Claimed>, sqlx::Error> {
+    async fn claim(&self, max: usize) -> Result<Vec<Claimed>, sqlx::Error> {
         let spec = self.handler.spec();
         let queue = queue_name(&spec.name, self.generation);
         let claim = Claim {
             kind: spec.kind.work(),
             queue: Some(&queue),
-            max: BATCH,
-            // A whole batch may take the time of each of its events.
-            lease: (spec.policy.timeout.0 * 8).max(Duration::from_secs(60)),
+            max,
+            // The smallest batch may take the time of each of its events.
+            lease: (spec.policy.timeout.0 * BATCH_MIN).max(Duration::from_secs(60)),
             owner: Some(self.node.as_str()),
         };
         work::claim(&self.db, &claim).await
     }
 
     /// Settles all of these, however long the log or the database is away: they are leased to this
-    /// node, and nobody else tries them before the lease has ended.
-    async fn work_off(&self, claimed: Vec<Claimed>) {
-        while let Err(error) = self.attempt(&claimed).await {
+    /// node, and nobody else tries them before the lease has ended. Answers how many rows there
+    /// were, with those that stood behind them.
+    async fn work_off(&self, claimed: Vec<Claimed>, batch: usize) -> usize {
+        let mut each_behind = batch.saturating_sub(claimed.len()) / claimed.len();
+        loop {
+            let error = match self.attempt(&claimed, each_behind).await {
+                Ok(rows) => return rows,
+                Err(error) => error,
+            };
             self.tell(&error);
-            if matches!(error, RetryError::LeaseEnded) {
-                return;
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
+            match error {
+                // A row may have been taken away that stood behind one of these.
+                RetryError::LeaseEnded if each_behind > 0 => each_behind = 0,
+                RetryError::LeaseEnded => return 0,
+                _ => tokio::select! {
+                    () = self.stop.cancelled() => return 0,
+                    () = tokio::time::sleep(LOOK) => {}
+                },
             }
         }
     }
 
-    async fn attempt(&self, claimed: &[Claimed]) -> Result<(), RetryError> {
-        let (items, gone) = self.items(claimed).await?;
+    async fn attempt(&self, claimed: &[Claimed], each_behind: usize) -> Result<usize, RetryError> {
+        let behind = match each_behind {
+            0 => Vec::new(),
+            each => work::behind(&self.db, claimed, each).await?,
+        };
+        let all = [claimed, &behind].concat();
+        let (items, gone) = self.items(&all).await?;
         let mut tx = self.db.begin().await?;
         let inputs: Vec<Item> = items.iter().map(|(_, item)| item.clone()).collect();
-        // Of one key there is never more than one row under lease, so order needs no care here.
-        let answers = self.handler.handle(&inputs, self.generation, false, &mut tx).await?;
-        let mut outcomes: Vec<(WorkId, LeaseToken, Outcome)> = Vec::with_capacity(claimed.len());
+        // Of one key there is one row under lease and what stands behind it.
+        let ordered = !behind.is_empty();
+        let answers = self.handler.handle(&inputs, self.generation, ordered, &mut tx).await?;
+        let stood_behind: HashSet<WorkId> = behind.iter().map(|row| row.id).collect();
+        let mut outcomes: Vec<(WorkId, LeaseToken, Outcome)> = Vec::with_capacity(all.len());
         for ((row, _), answer) in items.iter().zip(answers) {
-            outcomes.push((row.id, row.token, outcome(answer)));
+            if !matches!(answer, Handled::Behind) || !stood_behind.contains(&row.id) {
+                outcomes.push((row.id, row.token, outcome(answer)));
+            }
         }
         for row in &gone {
             let error = "the event is no longer in the log".to_owned();
             let lost = Outcome::Failed { error, permanent: true, delay: None };
             outcomes.push((row.id, row.token, lost));
+        }
+        let tried = outcomes.iter().map(|(id, ..)| *id);
+        let tried: Vec<WorkId> = tried.filter(|id| stood_behind.contains(id)).collect();
+        if !work::step_up(&mut tx, claimed, &tried).await? {
+            return Err(RetryError::LeaseEnded);
         }
         let settled = work::settle(&mut tx, None, &outcomes).await?;
         if settled.iter().any(|row| row.verdict == Verdict::Expired) {
@@ -133,7 +164,7 @@ impl Retries {
             items.iter().map(|(_, item)| Arc::clone(&item.recorded)).collect();
         dead_letter::keep(&mut tx, &settled, &events).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(all.len())
     }
 
     /// The rows with their events, and the rows whose event is gone.
@@ -190,6 +221,16 @@ pub(crate) async fn events_of(
     Ok(rows.iter().filter_map(event).collect())
 }
 
+/// How many rows the batch after one of `size` rows may have.
+fn next_size(size: u32, was_full: bool, took: Duration) -> u32 {
+    let size = match took {
+        took if took > LATE => size / 2,
+        took if took < SOON && was_full => size * 2,
+        _ => size,
+    };
+    size.clamp(BATCH_MIN, BATCH_MAX)
+}
+
 fn outcome(answer: Handled) -> Outcome {
     match answer {
         Handled::Done => Outcome::Done { output: None },
@@ -199,5 +240,20 @@ fn outcome(answer: Handled) -> Outcome {
             permanent: failure.is_permanent(),
             delay: failure.delay(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_grow_while_full_ones_are_done_soon_and_shrink_when_one_is_late() {
+        assert_eq!(next_size(8, true, Duration::from_millis(10)), 16);
+        assert_eq!(next_size(8, false, Duration::from_millis(10)), 8);
+        assert_eq!(next_size(64, true, Duration::from_millis(500)), 64);
+        assert_eq!(next_size(64, false, Duration::from_secs(30)), 32);
+        assert_eq!(next_size(8, true, Duration::from_secs(30)), 8);
+        assert_eq!(next_size(256, true, Duration::ZERO), 256);
     }
 }

@@ -6,7 +6,7 @@
 //! an answer. A lease is fenced by a token; an answer with another token changes nothing.
 //!
 //! Rows of one `key` are tried one after the other: the first is `ready`, the others stand `behind`
-//! it and the next is set free when it has ended.
+//! it and the next is set free when it has ended. The lease of the first is the lease of its key.
 //!
 //! What is likely to be done at the first try may be tried before it has a row: see `dispatch`.
 
@@ -30,7 +30,7 @@ pub use dispatch::{Stranded, all_dispatched, dispatched};
 pub use id::{InvalidWorkId, LeaseToken, WorkId};
 pub(crate) use insert::insert;
 pub use insert::{NewWork, Seized};
-pub(crate) use key::busy_keys;
+pub(crate) use key::{behind, busy_keys, step_up};
 pub use limit::{SharedLimit, define_limit, narrow, widen};
 pub use queue::{QueueId, counts, define, delete_queue, find, find_in, set_paused};
 pub use rescue::{free_owned, rescue};

@@ -1,18 +1,13 @@
-//! Consumers: each effect once, failures out of line, order by key when asked.
+//! Consumers: each effect once, failures out of line.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use bus::{
     BatchConsumer, Failure, Handler, Kind, Policy, Recorded, Tx, Whole, dead_letter, registry, sql,
 };
 use schemas::Patterns;
 
-use crate::house::{House, Numbered, QUICK, eventually, in_order, scripted};
-
-fn n_of(event: &schemas::Event) -> i64 {
-    event.data_as::<Numbered>().unwrap().n
-}
+use crate::house::{House, Numbered, QUICK, eventually, n_of, scripted};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_has_its_effect_once() {
@@ -117,57 +112,6 @@ async fn a_redriven_letter_is_tried_anew_and_may_be_edited() {
     tx.commit().await.unwrap();
     assert!(house.dead_letters("scripted").await.is_empty());
     running.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failing_key_holds_back_itself_only() {
-    let house = House::start().await;
-    let open = Arc::new(AtomicI64::new(0));
-    let gate = Arc::clone(&open);
-    let script = move |event: &schemas::Event, _| {
-        let held = event.subject.as_deref() == Some("held") && n_of(event) == 0;
-        if held && gate.load(Ordering::SeqCst) == 0 {
-            return Err(
-                Failure::transient("the gate is closed").after(std::time::Duration::from_millis(2))
-            );
-        }
-        Ok(())
-    };
-    let patient = in_order(script);
-    let running = house.run(vec![patient]).await;
-    let raise = "update work_queue set policy = '{\"attempts_max\":100,\"ordered\":true}'
-        where name = 'in-order'";
-    let mut tx = house.db.begin().await.unwrap();
-    tx.execute(sql(raise)).await.unwrap();
-    tx.commit().await.unwrap();
-    for n in 0..20 {
-        house.publish("a", "held", n).await;
-        house.publish("a", "free", n).await;
-    }
-    eventually(|| async { house.effects("free").await.len() == 20 }).await;
-    assert_eq!(house.effects("held").await, Vec::<i64>::new());
-    open.store(1, Ordering::SeqCst);
-    house.settled("in-order").await;
-    running.stop().await;
-    assert_eq!(house.effects("held").await, (0..20).collect::<Vec<_>>());
-    assert_eq!(house.effects("free").await, (0..20).collect::<Vec<_>>());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_lets_those_behind_it_pass() {
-    let house = House::start().await;
-    let script = |event: &schemas::Event, _: i64| match n_of(event) {
-        0 => Err(Failure::transient("always")),
-        _ => Ok(()),
-    };
-    let running = house.run(vec![in_order(script)]).await;
-    for n in 0..10 {
-        house.publish("a", "k", n).await;
-    }
-    house.settled("in-order").await;
-    running.stop().await;
-    assert_eq!(house.effects("k").await, (1..10).collect::<Vec<_>>());
-    assert_eq!(house.dead_letters("in-order").await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -295,6 +295,11 @@ pub(crate) struct Numbered {
     pub(crate) key: String,
 }
 
+/// The number in an event.
+pub(crate) fn n_of(event: &Event) -> i64 {
+    event.data_as::<Numbered>().unwrap().n
+}
+
 async fn effect(event: &Event, delivery: &mut Delivery<'_>) -> Result<(), Failure> {
     let Numbered { n, key } = event.data_as()?;
     let insert = sql("insert into effect (key, n) values ($1, $2)").bind(key).bind(n);

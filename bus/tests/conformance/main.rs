@@ -9,6 +9,7 @@ mod dispatch;
 mod house;
 mod log;
 mod nodes;
+mod order;
 mod outbox;
 mod replay;
 mod transfer;
