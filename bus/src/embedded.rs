@@ -1,8 +1,8 @@
 //! The log in one SQLite file, durable by group commit.
 //!
 //! A publish call goes over a bounded queue to the `writer`, a thread that owns the one writing
-//! connection: it takes all that wait (`gather`), inserts them in one transaction, lets SQLite sync it to the
-//! disk and only then answers. What was just written is kept in memory (`recent`), so consumers at
+//! connection: it takes all that wait (`gather`), inserts them in one transaction and goes on to the
+//! next while `sync` brings it to the disk; only then is the call answered. What was just written is kept in memory (`recent`), so consumers at
 //! the end of the log read no disk. `reader` serves everything else, `prune` deletes, `checkpoint`
 //! moves the write-ahead log into the file without holding up the writer.
 //!
@@ -14,11 +14,12 @@ mod gather;
 mod names;
 mod prune;
 mod reader;
+mod sync;
 mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension};
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument;
 
 use crate::embedded::reader::Readers;
+use crate::embedded::sync::{Failed, Syncs};
 use crate::embedded::writer::{Command, Publish, QUEUE_MAX};
 use crate::log::{Restored, check_size};
 use crate::recent::Recent;
@@ -54,6 +56,9 @@ pub enum OpenError {
     /// The file is no log, is damaged, locked, or cannot be written.
     #[error("the log {} cannot be opened; if it is damaged, restore it from a backup", .0.display())]
     File(PathBuf, #[source] rusqlite::Error),
+    /// The file cannot be synced to the disk.
+    #[error("the log {} cannot be synced to the disk", .0.display())]
+    Sync(PathBuf, #[source] std::io::Error),
 }
 
 /// The log of the embedded profile.
@@ -64,6 +69,7 @@ pub struct EmbeddedLog {
     readers: Readers,
     head: watch::Receiver<Seq>,
     writer: Option<std::thread::JoinHandle<()>>,
+    failed: Failed,
     _lock: File,
 }
 
@@ -90,13 +96,16 @@ impl EmbeddedLog {
         let (head_sender, head) = watch::channel(start.last);
         let (commands, queue) = mpsc::channel(QUEUE_MAX);
         let checkpoints = checkpoint::spawn(connect(&path).map_err(fail)?);
+        let failed = Arc::new(OnceLock::new());
+        let syncs = Syncs::start(&path, Arc::clone(&failed));
+        let syncs = syncs.map_err(|error| OpenError::Sync(path.clone(), error))?;
         let writer = writer::Writer::new(
             connection,
-            start.last,
-            start.recorded_at,
+            &start,
             clock.clone(),
             Arc::clone(&recent),
             head_sender,
+            syncs,
             checkpoints,
         );
         let writer = std::thread::Builder::new()
@@ -112,6 +121,7 @@ impl EmbeddedLog {
             readers,
             head,
             writer,
+            failed,
             _lock: lock,
         })
     }
@@ -189,6 +199,10 @@ impl Log for EmbeddedLog {
     }
 
     async fn state(&self) -> Result<LogState, ReadError> {
+        if let Some(error) = self.failed.get() {
+            let why = format!("syncing the log to the disk failed, a restart is needed: {error}");
+            return Err(ReadError::Faulty(why.into()));
+        }
         let last = *self.head.borrow();
         let first = self.readers.run(reader::Reader::first).await?.unwrap_or(last.next());
         Ok(LogState { identity: self.identity.clone(), first, last })
@@ -235,13 +249,14 @@ fn lock_folder(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// `synchronous = full` syncs each commit, which is what "accepted" promises. Checkpoints are the
-/// business of [`checkpoint`], so that no commit waits for one.
+/// `synchronous = normal` keeps the file whole, and syncs no commit: that each is durable before it
+/// is told of, which is what "accepted" promises, is the business of [`sync`]. Checkpoints are that of
+/// [`checkpoint`], so that no commit waits for one.
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.execute_batch(
-        "pragma journal_mode = wal; pragma synchronous = full; pragma wal_autocheckpoint = 0;
+        "pragma journal_mode = wal; pragma synchronous = normal; pragma wal_autocheckpoint = 0;
          pragma cache_size = -8000; pragma temp_store = memory;",
     )?;
     connection.set_prepared_statement_cache_capacity(32);

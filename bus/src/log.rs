@@ -160,9 +160,9 @@ pub enum PublishError {
     /// were recorded is unknown; publishing them again is safe, `(source, id)` makes them one.
     #[error("writing to the log")]
     Write(#[source] BoxError),
-    /// The log is not the one that the cursors belong to: it was made again, or has lost events.
+    /// The log as a whole: it was made again, has lost events, or could not be synced to the disk.
     #[error("{0}")]
-    Replaced(Arc<str>),
+    Faulty(Arc<str>),
     /// The log has been closed.
     #[error("the log is closed")]
     Closed,
@@ -175,9 +175,9 @@ pub enum ReadError {
     /// The log could not be read.
     #[error("reading the log")]
     Read(#[source] BoxError),
-    /// The log is not the one that the cursors belong to: it was made again, or has lost events.
+    /// The log as a whole: it was made again, has lost events, or could not be synced to the disk.
     #[error("{0}")]
-    Replaced(Arc<str>),
+    Faulty(Arc<str>),
     /// The log has been closed.
     #[error("the log is closed")]
     Closed,

@@ -1,4 +1,5 @@
-//! The one writer: takes all that wait, commits them together, answers each.
+//! The one writer: takes all that wait, commits them together, has each answered once that is
+//! durable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,9 +9,12 @@ use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, pa
 use schemas::{Event, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::embedded::Start;
 use crate::embedded::checkpoint::Checkpoints;
 use crate::embedded::gather::Gathered;
 use crate::embedded::names::Names;
+use crate::embedded::sync::{SyncError, Syncs};
+use crate::failure::chain;
 use crate::log::Restored;
 use crate::metrics;
 use crate::recent::Recent;
@@ -24,13 +28,27 @@ const CHECKPOINT_EVENTS: usize = 4_096;
 const CHECKPOINT_COMMITS: usize = 512;
 
 /// A failed commit, told to every caller that was part of it.
-pub(super) type WriteError = Arc<rusqlite::Error>;
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    #[error(transparent)]
+    File(#[from] Arc<rusqlite::Error>),
+    #[error("syncing the log to the disk failed, nothing is accepted until a restart")]
+    Sync(#[from] SyncError),
+}
+
+impl From<rusqlite::Error> for WriteError {
+    fn from(error: rusqlite::Error) -> WriteError {
+        WriteError::File(Arc::new(error))
+    }
+}
 
 pub(super) struct Publish {
     pub(super) events: Vec<Event>,
     pub(super) bytes: usize,
-    pub(super) reply: oneshot::Sender<Result<Vec<Receipt>, WriteError>>,
+    pub(super) reply: Reply,
 }
+
+type Reply = oneshot::Sender<Result<Vec<Receipt>, WriteError>>;
 
 pub(super) enum Command {
     Publish(Publish),
@@ -56,7 +74,8 @@ pub(super) struct Writer {
     recorded_at: Timestamp,
     clock: Clock,
     recent: Arc<Recent>,
-    head: watch::Sender<Seq>,
+    head: Arc<watch::Sender<Seq>>,
+    syncs: Syncs,
     checkpoints: Checkpoints,
     uncheckpointed: (usize, usize),
 }
@@ -64,22 +83,23 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(
         connection: Connection,
-        last: Seq,
-        recorded_at: Timestamp,
+        start: &Start,
         clock: Clock,
         recent: Arc<Recent>,
         head: watch::Sender<Seq>,
+        syncs: Syncs,
         checkpoints: Checkpoints,
     ) -> Writer {
         Writer {
             connection,
             sources: Names::new("source"),
             types: Names::new("type"),
-            last,
-            recorded_at,
+            last: start.last,
+            recorded_at: start.recorded_at,
             clock,
             recent,
-            head,
+            head: Arc::new(head),
+            syncs,
             checkpoints,
             uncheckpointed: (0, 0),
         }
@@ -89,26 +109,38 @@ impl Writer {
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut before = 0;
         while let Some(first) = queue.blocking_recv() {
-            let Gathered { calls, other, .. } = Gathered::gather(first, &mut queue, before);
+            let wait = || self.syncs.wait();
+            let Gathered { calls, other, .. } = Gathered::gather(first, &mut queue, before, wait);
             before = calls.len();
             if !calls.is_empty() {
-                self.commit(calls);
+                self.commit(calls, || other.is_none() && queue.is_empty());
             }
             match other {
                 Some(Command::Delete { seqs, sealed, reply }) => {
-                    let _ = reply.send(self.delete(&seqs, sealed).map_err(Arc::new));
+                    let deleted = self.delete(&seqs, sealed);
+                    self.reply(reply, deleted.map(|rows| move || rows));
                 }
                 Some(Command::Restore { events, end, reply }) => {
-                    let _ = reply.send(self.restore(events, end).map_err(Arc::new));
+                    let restored = self.restore(events, end).map(|written| {
+                        let recent = Arc::clone(&self.recent);
+                        let (head, last) = (Arc::clone(&self.head), self.last);
+                        move || {
+                            recent.extend(written);
+                            head.send_replace(last);
+                        }
+                    });
+                    self.reply(reply, restored);
                 }
                 Some(Command::Publish(_)) | None => {}
             }
             self.checkpoint();
         }
+        drop(self.syncs);
         let _ = self.connection.execute_batch("pragma wal_checkpoint(truncate)");
     }
 
-    fn commit(&mut self, group: Vec<Publish>) {
+    /// Commits a group and has it answered: here, if nobody else waits then.
+    fn commit(&mut self, group: Vec<Publish>, nobody_waits: impl FnOnce() -> bool) {
         let started = Instant::now();
         let before = self.last;
         let events = group.iter().map(|publish| publish.events.len()).sum();
@@ -118,28 +150,54 @@ impl Writer {
             replies.push(publish.reply);
             calls.push(publish.events);
         }
-        match self.write(calls) {
-            Ok((answers, recorded)) => {
-                metrics::log_committed(events, started.elapsed());
-                self.uncheckpointed.0 += events;
-                self.uncheckpointed.1 += 1;
-                self.recent.extend(recorded);
-                // Before the answers: who was told of an event finds it by the head.
-                self.head.send_replace(self.last);
-                metrics::published(answers.iter().flatten());
-                for (reply, receipts) in replies.into_iter().zip(answers) {
-                    let _ = reply.send(Ok(receipts));
-                }
-            }
+        let written = match self.syncs.failed() {
+            Some(error) => Err(error.into()),
+            None => self.write(calls).map_err(WriteError::from),
+        };
+        let (answers, recorded) = match written {
+            Ok(written) => written,
             Err(error) => {
-                tracing::error!(%error, events, "writing events to the log");
+                tracing::error!(error = %chain(&error), events, "writing events to the log");
                 self.last = before;
                 self.sources.forget();
                 self.types.forget();
-                let error = Arc::new(error);
-                for reply in replies {
-                    let _ = reply.send(Err(Arc::clone(&error)));
-                }
+                return refuse(replies, &error);
+            }
+        };
+        self.uncheckpointed.0 += events;
+        self.uncheckpointed.1 += 1;
+        let (recent, head, last) = (Arc::clone(&self.recent), Arc::clone(&self.head), self.last);
+        let then = move |synced: Result<(), SyncError>| {
+            if let Err(error) = synced {
+                return refuse(replies, &error.into());
+            }
+            metrics::log_committed(events, started.elapsed());
+            recent.extend(recorded);
+            // Before the answers: who was told of an event finds it by the head.
+            head.send_replace(last);
+            metrics::published(answers.iter().flatten());
+            for (reply, receipts) in replies.into_iter().zip(answers) {
+                let _ = reply.send(Ok(receipts));
+            }
+        };
+        self.syncs.then(nobody_waits(), Box::new(then));
+    }
+
+    /// Answers with what `then` makes, once what was written is durable.
+    fn reply<T: Send + 'static>(
+        &self,
+        reply: oneshot::Sender<Result<T, WriteError>>,
+        written: rusqlite::Result<impl FnOnce() -> T + Send + 'static>,
+    ) {
+        match written {
+            Ok(then) => self.syncs.then(
+                true,
+                Box::new(move |synced| {
+                    let _ = reply.send(synced.map(|()| then()).map_err(WriteError::from));
+                }),
+            ),
+            Err(error) => {
+                let _ = reply.send(Err(error.into()));
             }
         }
     }
@@ -165,7 +223,11 @@ impl Writer {
         Ok((answers, recorded))
     }
 
-    fn restore(&mut self, events: Vec<Recorded>, end: Option<Restored>) -> rusqlite::Result<()> {
+    fn restore(
+        &mut self,
+        events: Vec<Recorded>,
+        end: Option<Restored>,
+    ) -> rusqlite::Result<Vec<(Arc<Recorded>, usize)>> {
         let Writer { connection, sources, types, last, .. } = self;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let at = self.recorded_at;
@@ -190,9 +252,7 @@ impl Writer {
         }
         tx.commit()?;
         self.recorded_at = at;
-        self.recent.extend(written);
-        self.head.send_replace(self.last);
-        Ok(())
+        Ok(written)
     }
 
     fn delete(&mut self, seqs: &[Seq], sealed: (i64, Timestamp)) -> rusqlite::Result<u64> {
@@ -235,6 +295,12 @@ impl Writer {
         {
             tracing::warn!(%error, "starting the log's write-ahead log anew");
         }
+    }
+}
+
+fn refuse(replies: Vec<Reply>, error: &WriteError) {
+    for reply in replies {
+        let _ = reply.send(Err(error.clone()));
     }
 }
 

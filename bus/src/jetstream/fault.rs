@@ -33,10 +33,10 @@ impl Fault {
     }
 
     pub(super) fn check_read(&self) -> Result<(), ReadError> {
-        self.get().map_or(Ok(()), |why| Err(ReadError::Replaced(why)))
+        self.get().map_or(Ok(()), |why| Err(ReadError::Faulty(why)))
     }
 
     pub(super) fn check_publish(&self) -> Result<(), PublishError> {
-        self.get().map_or(Ok(()), |why| Err(PublishError::Replaced(why)))
+        self.get().map_or(Ok(()), |why| Err(PublishError::Faulty(why)))
     }
 }

@@ -144,9 +144,9 @@ async fn a_stream_that_was_made_again_is_noticed_at_once_and_taken_on_when_told_
     let _other = JetStreamLog::open(&house.options()).await.unwrap();
 
     let refused = house.log.publish(event("a", "k", 10)).await;
-    assert!(matches!(refused, Err(PublishError::Replaced(_))), "{refused:?}");
+    assert!(matches!(refused, Err(PublishError::Faulty(_))), "{refused:?}");
     let refused = house.log.read(Read::after(Seq::ZERO)).await;
-    assert!(matches!(refused, Err(ReadError::Replaced(_))), "{refused:?}");
+    assert!(matches!(refused, Err(ReadError::Faulty(_))), "{refused:?}");
     assert!(house.log.fault().is_some());
     let staged = || bus::sql("select 1 from outbox where event like '%dev.skald.log.replaced%'");
     eventually(|| async { house.db.fetch_optional(staged()).await.unwrap().is_some() }).await;
