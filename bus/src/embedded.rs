@@ -2,9 +2,10 @@
 //!
 //! A publish call goes over a bounded queue to the `writer`, a thread that owns the one writing
 //! connection: it takes all that wait (`gather`), inserts them in one transaction and goes on to the
-//! next while `sync` brings it to the disk; only then is the call answered. What was just written is kept in memory (`recent`), so consumers at
-//! the end of the log read no disk. `reader` serves everything else, `prune` deletes, `checkpoint`
-//! moves the write-ahead log into the file without holding up the writer.
+//! next while `sync` brings it to the disk; only then is the call answered. What was just written is
+//! kept in memory (`recent`), so consumers at the end of the log read no disk. `reader` serves
+//! everything else, `prune` deletes, `checkpoint` moves the write-ahead log into the file without
+//! holding up the writer.
 //!
 //! SQLite is called natively here and not over the shared database handle: the threads own their
 //! connections, so no dropped future can leave a transaction behind, and a row costs a third.

@@ -117,8 +117,15 @@ impl Writer {
             }
             match other {
                 Some(Command::Delete { seqs, sealed, reply }) => {
-                    let deleted = self.delete(&seqs, sealed);
-                    self.reply(reply, deleted.map(|rows| move || rows));
+                    let deleted = self.delete(&seqs, sealed).map(|rows| {
+                        let recent = Arc::clone(&self.recent);
+                        move || {
+                            // After what was written before has been put there.
+                            recent.clear();
+                            rows
+                        }
+                    });
+                    self.reply(reply, deleted);
                 }
                 Some(Command::Restore { events, end, reply }) => {
                     let restored = self.restore(events, end).map(|written| {
@@ -279,7 +286,6 @@ impl Writer {
         .execute(params![kind, deleted, bytes, through.as_micros()])?;
         tx.prepare_cached("update log set last_seq = ?1")?.execute([self.last.get()])?;
         tx.commit()?;
-        self.recent.clear();
         Ok(u64::try_from(deleted).unwrap_or(0))
     }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bus::{
-    BatchConsumer, Failure, Handler, Kind, Policy, Recorded, Tx, Whole, dead_letter, registry, sql,
+    BatchConsumer, Failure, Handler, Kind, Policy, Recorded, Tx, Whole, dead_letter, registry,
 };
 use schemas::Patterns;
 
-use crate::house::{House, Numbered, QUICK, eventually, n_of, scripted};
+use crate::house::{House, QUICK, eventually, n_of, scripted, write_effect};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_event_has_its_effect_once() {
@@ -161,10 +161,8 @@ impl BatchConsumer for Bulk {
         tx: &mut Tx,
     ) -> Result<(), Failure> {
         for event in events {
-            let Numbered { n, key } = event.event.data_as()?;
-            let insert = sql("insert into effect (key, n) values ($1, $2)").bind(key).bind(n);
-            tx.execute(insert).await?;
-            if n < 0 {
+            write_effect(&event.event, tx).await?;
+            if n_of(&event.event) < 0 {
                 return Err(Failure::permanent("negative"));
             }
         }

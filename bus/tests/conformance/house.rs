@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus::{
     Clock, Consumer, Db, Delivery, Dialect, Each, EmbeddedLog, Failure, Handler, JetStreamLog,
     JetStreamOptions, Kind, Log, Platform, Policy, Read, Receipt, Recorded, Retention, Running,
-    Seq, Span, StartError, registry, sql,
+    Seq, Span, StartError, Tx, registry, sql,
 };
 use schemas::{Event, EventId, Patterns};
 use serde_json::json;
@@ -301,9 +301,13 @@ pub(crate) fn n_of(event: &Event) -> i64 {
 }
 
 async fn effect(event: &Event, delivery: &mut Delivery<'_>) -> Result<(), Failure> {
+    write_effect(event, delivery.tx()).await
+}
+
+/// Writes the number of `event` under its key.
+pub(crate) async fn write_effect(event: &Event, tx: &mut Tx) -> Result<(), Failure> {
     let Numbered { n, key } = event.data_as()?;
-    let insert = sql("insert into effect (key, n) values ($1, $2)").bind(key).bind(n);
-    delivery.tx().execute(insert).await?;
+    tx.execute(sql("insert into effect (key, n) values ($1, $2)").bind(key).bind(n)).await?;
     Ok(())
 }
 

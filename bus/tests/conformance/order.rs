@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus::{BatchConsumer, Failure, Handler, Kind, Policy, Recorded, Tx, Whole, sql};
 use schemas::Patterns;
 
-use crate::house::{House, Numbered, QUICK, eventually, in_order, n_of};
+use crate::house::{House, QUICK, eventually, in_order, n_of, write_effect};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_key_holds_back_itself_only() {
@@ -17,9 +17,7 @@ async fn a_failing_key_holds_back_itself_only() {
     let script = move |event: &schemas::Event, _| {
         let held = event.subject.as_deref() == Some("held") && n_of(event) == 0;
         if held && gate.load(Ordering::SeqCst) == 0 {
-            return Err(
-                Failure::transient("the gate is closed").after(std::time::Duration::from_millis(2))
-            );
+            return Err(Failure::transient("the gate is closed").after(Duration::from_millis(2)));
         }
         Ok(())
     };
@@ -93,9 +91,7 @@ impl BatchConsumer for Gate {
             tx.execute(sql("update work set token = 0 where state = 'leased'")).await?;
         }
         for event in events {
-            let Numbered { n, key } = event.event.data_as()?;
-            tx.execute(sql("insert into effect (key, n) values ($1, $2)").bind(key).bind(n))
-                .await?;
+            write_effect(&event.event, tx).await?;
         }
         Ok(())
     }
