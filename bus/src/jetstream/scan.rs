@@ -27,13 +27,17 @@ const KEPT_MAX: usize = 16;
 const IDLE: Duration = Duration::from_secs(30);
 /// How long the next message of a page may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a replica may take to answer with one event before the leader is asked. Brokers go
-/// on asking a server that stands still, with its connections open, for a minute or more.
+/// How long a replica may take to answer with one event before the leader is asked: it may stand
+/// still with its connections open.
 const PATIENCE_REPLICA: Duration = Duration::from_millis(500);
-/// How long each attempt to make a consumer may take: brokers give some to a server that stands
-/// still, and the next one with luck to another.
-const PATIENCE_MAKING: [Duration; 3] =
-    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4)];
+/// How long each attempt to make a consumer may take: what was asked of a server that stands still is
+/// never answered. All of them together outlast the election of another leader.
+const PATIENCE_MAKING: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
 /// How long a page may take whose consumer's server lags behind the leader.
 const PATIENCE_LAG: Duration = Duration::from_secs(10);
 /// Bytes in one page, so that large events do not fill the memory: 16 MiB.
