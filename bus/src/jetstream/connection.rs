@@ -21,8 +21,8 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(4);
 const ACKS_MAX: usize = 4_096;
 /// A server that stands still, with its connections open, is left after it owes three answers.
 const PING: Duration = Duration::from_secs(2);
-/// How long a server may take to greet: the next one is tried then.
-const GREETING: Duration = Duration::from_secs(3);
+/// How long a server may take to greet: the next one is tried then. As the Go client has it.
+const GREETING: Duration = Duration::from_secs(2);
 /// Longest wait between two attempts to connect again.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 

@@ -26,7 +26,7 @@ use crate::{PublishError, Receipt, Seq};
 
 /// How long a publish is tried while there is a server to talk to: an election takes up to 9 s.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long it is tried while there is none.
+/// How long it is tried while there is none: long enough to be past one that does not greet.
 const PATIENCE_CUT_OFF: Duration = Duration::from_secs(3);
 /// Waits between attempts: ADR-22 has 250 ms for a leader that is not there.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -219,7 +219,7 @@ impl Publisher {
     where
         F: Future<Output = Result<T, Result<Attempt, PublishError>>>,
     {
-        let started = Instant::now();
+        let mut patience = Patience::new(Instant::now());
         let mut pause = PAUSE_MIN;
         loop {
             let error = match attempt().await {
@@ -228,8 +228,7 @@ impl Publisher {
                 Err(Ok(error)) => error,
             };
             self.fault.check_publish()?;
-            let patience = if self.is_cut_off() { PATIENCE_CUT_OFF } else { PATIENCE };
-            if started.elapsed() + pause > patience {
+            if patience.ends(Instant::now() + pause, self.is_cut_off()) {
                 return Err(PublishError::Write(BoxError::from(error)));
             }
             tracing::debug!(%error, "publishing again");
@@ -260,6 +259,29 @@ impl Publisher {
     }
 }
 
+/// How long one publish has been tried.
+struct Patience {
+    started: Instant,
+    /// Since when each attempt found no server to talk to.
+    cut_off: Option<Instant>,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Patience {
+        Patience { started: now, cut_off: None }
+    }
+
+    /// Whether there is to be no attempt at `next`, after one that `is_cut_off`, or is not.
+    fn ends(&mut self, next: Instant, is_cut_off: bool) -> bool {
+        let late = next > self.started + PATIENCE;
+        if !is_cut_off {
+            self.cut_off = None;
+            return late;
+        }
+        late || next > *self.cut_off.get_or_insert(next) + PATIENCE_CUT_OFF
+    }
+}
+
 fn receipt(event: &Event, seq: Seq, duplicate: bool) -> Receipt {
     Receipt { id: event.id.clone(), source: event.source.clone(), seq, duplicate }
 }
@@ -267,4 +289,30 @@ fn receipt(event: &Event, seq: Seq, duplicate: bool) -> Receipt {
 /// A stream's sequence number as a position.
 pub(super) fn seq(sequence: u64) -> Seq {
     Seq::new(i64::try_from(sequence).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publish_that_waited_long_still_outlasts_a_change_of_servers() {
+        let start = Instant::now();
+        let second = |n| start + Duration::from_secs(n);
+        let mut patience = Patience::new(start);
+        assert!(!patience.ends(second(6), false));
+        assert!(!patience.ends(second(8), true), "only now it is cut off");
+        assert!(!patience.ends(second(11), true));
+        assert!(!patience.ends(second(12), false), "another server has it");
+        assert!(!patience.ends(second(14), true));
+        assert!(patience.ends(second(18), true), "no server for 4 s");
+    }
+
+    #[test]
+    fn a_publish_is_given_up_at_last() {
+        let start = Instant::now();
+        let mut patience = Patience::new(start);
+        assert!(!patience.ends(start + PATIENCE, false));
+        assert!(patience.ends(start + PATIENCE + PAUSE_MIN, false));
+    }
 }

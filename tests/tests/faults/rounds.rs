@@ -12,7 +12,7 @@ use skald_tests::seed;
 use tokio::time::{Instant, sleep};
 
 use super::fault::{Fault, Probe};
-use super::site::Site;
+use super::site::{Site, TAKEOVER};
 use super::traffic::Traffic;
 use super::{leases, ledger};
 use crate::load::effects::{assert_counted_once, assert_nothing_accepted_is_lost, whole_log};
@@ -77,6 +77,7 @@ async fn go_through(name: &str, servers: usize, kinds: &[Fault]) {
         site.nats.well().await;
         site.ready().await;
         site.shared().await;
+        traffic.flows(TAKEOVER).await;
         tell(format_args!(
             "faults, {name}: {:>2} {:<18} published after {:>4.1} s, recovered after {:>5.1} s, shared again after {:>4.1} s, {told} publishes refused",
             round + 1,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use skald_tests::Client;
+use skald_tests::{Client, eventually_within};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -38,6 +38,8 @@ pub(crate) struct Traffic {
     stop: Arc<AtomicBool>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) refusals: Arc<Refusals>,
+    /// How often each producer was told that its events stand there.
+    accepted: [Arc<AtomicUsize>; PATIENCE.len()],
     producing: Vec<JoinHandle<Producer>>,
     working: Vec<JoinHandle<()>>,
 }
@@ -48,12 +50,14 @@ impl Traffic {
             stop: Arc::default(),
             journal: Arc::default(),
             refusals: Arc::default(),
+            accepted: Default::default(),
             producing: Vec::new(),
             working: Vec::new(),
         };
         for (name, patience) in PATIENCE.into_iter().enumerate() {
             let producer = Producer::new(name, seed);
-            let task = traffic.load(nodes, name).produce(producer, patience);
+            let accepted = Arc::clone(&traffic.accepted[name]);
+            let task = traffic.load(nodes, name).produce(producer, patience, accepted);
             traffic.producing.push(tokio::spawn(task));
         }
         for worker in 0..WORKERS {
@@ -71,6 +75,16 @@ impl Traffic {
             journal: Arc::clone(&self.journal),
             refusals: Arc::clone(&self.refusals),
         }
+    }
+
+    /// Waits until every producer is served: none waits for what was lost before.
+    pub(crate) async fn flows(&self, within: Duration) {
+        let now = || self.accepted.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let before = now();
+        eventually_within(within, "every producer is served", async || {
+            now().iter().zip(&before).all(|(now, before)| now > before).then_some(())
+        })
+        .await;
     }
 
     /// Ends the load; what was not answered is published once more.
@@ -96,11 +110,17 @@ struct Load {
 }
 
 impl Load {
-    async fn produce(mut self, mut producer: Producer, patience: Duration) -> Producer {
+    async fn produce(
+        mut self,
+        mut producer: Producer,
+        patience: Duration,
+        accepted: Arc<AtomicUsize>,
+    ) -> Producer {
         while !self.stop.load(Ordering::Relaxed) {
             let call = producer.publish(&self.nodes[self.at], &self.journal);
             match timeout(patience, call).await {
                 Ok(Published::Accepted(_)) => {
+                    accepted.fetch_add(1, Ordering::Relaxed);
                     sleep(PAUSE).await;
                     continue;
                 }
