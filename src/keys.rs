@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bus::{Db, sql};
 use schemas::Timestamp;
@@ -206,7 +206,12 @@ impl Principal {
     /// The person at this machine.
     #[must_use]
     pub fn local() -> Principal {
-        Principal { name: "local".into(), scopes: Scopes::admin(), tenant: None }
+        static LOCAL: LazyLock<Principal> = LazyLock::new(|| Principal {
+            name: "local".into(),
+            scopes: Scopes::admin(),
+            tenant: None,
+        });
+        LOCAL.clone()
     }
 }
 

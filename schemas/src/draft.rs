@@ -33,6 +33,9 @@ impl<'a> Scalar<'a> {
             Some(b'n') => Scalar::Null,
             Some(b't') => Scalar::Boolean(true),
             Some(b'f') => Scalar::Boolean(false),
+            Some(b'"') if !text.contains('\\') => {
+                Scalar::Text(Cow::Borrowed(&text[1..text.len() - 1]))
+            }
             Some(b'"') => match serde_json::from_str(text) {
                 Ok(text) => Scalar::Text(Cow::Owned(text)),
                 Err(_) => Scalar::Garbled,
@@ -128,8 +131,11 @@ impl Draft {
     }
 
     fn require(&mut self, name: &str, set: bool) {
+        if set {
+            return;
+        }
         let pointer = member(name);
-        if !set && self.faults.0.iter().all(|fault| fault.pointer != pointer) {
+        if self.faults.0.iter().all(|fault| fault.pointer != pointer) {
             self.faults.push(pointer, "is required");
         }
     }

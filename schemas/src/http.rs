@@ -41,6 +41,9 @@ pub struct Defaults {
     pub time: Time,
 }
 
+/// What the names of all forms of events start with, those that are not known here too.
+const FAMILY: &str = "application/cloudevents";
+
 /// The form of a request with this `Content-Type`; `has_ce_headers` when it has any header that
 /// starts with `ce-`.
 ///
@@ -51,16 +54,21 @@ pub fn form(
     has_ce_headers: bool,
 ) -> Result<Form, UnsupportedMediaType> {
     let content_type = content_type.unwrap_or_default();
-    let essence = media_type::essence(content_type).to_ascii_lowercase();
-    match essence.as_str() {
-        "application/cloudevents+json" if media_type::is_utf8(content_type) => Ok(Form::Structured),
-        "application/cloudevents-batch+json" if media_type::is_utf8(content_type) => {
-            Ok(Form::Batch)
-        }
-        other if other.starts_with("application/cloudevents") => Err(UnsupportedMediaType),
-        _ if has_ce_headers => Ok(Form::Binary),
-        "application/json" if media_type::is_utf8(content_type) => Ok(Form::Short),
-        _ => Err(UnsupportedMediaType),
+    let essence = media_type::essence(content_type);
+    let is = |wanted| essence.eq_ignore_ascii_case(wanted) && media_type::is_utf8(content_type);
+    if is("application/cloudevents+json") {
+        return Ok(Form::Structured);
+    }
+    if is("application/cloudevents-batch+json") {
+        return Ok(Form::Batch);
+    }
+    if essence.get(..FAMILY.len()).is_some_and(|start| start.eq_ignore_ascii_case(FAMILY)) {
+        return Err(UnsupportedMediaType);
+    }
+    match has_ce_headers {
+        true => Ok(Form::Binary),
+        false if is("application/json") => Ok(Form::Short),
+        false => Err(UnsupportedMediaType),
     }
 }
 

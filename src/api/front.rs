@@ -47,7 +47,9 @@ impl Service<Request> for Front {
         }
         let state = self.state.clone();
         Box::pin(async move {
-            let handle = |request| async { publish::answer(&state, request).await.into_response() };
+            let handle = |principal, request| async {
+                publish::answer(&state, principal, request).await.into_response()
+            };
             Ok(gate::pass(&state, PATH, request, handle).await)
         })
     }

@@ -16,6 +16,7 @@ use crate::api::leases::WAIT_MAX;
 use crate::api::linger::linger;
 use crate::api::problem::Problem;
 use crate::api::{State, auth, trace_context};
+use crate::keys::Principal;
 
 /// Longest request id taken over from a caller.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -25,7 +26,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) async fn gate(Extract(state): Extract<State>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    pass(&state, route, request, |request| next.run(request)).await
+    let handle = |principal, mut request: Request| {
+        request.extensions_mut().insert(principal);
+        next.run(request)
+    };
+    pass(&state, route, request, handle).await
 }
 
 /// Lets a request through to `handle`, or refuses it; either way it is counted under `route`.
@@ -33,7 +38,7 @@ pub(crate) async fn pass<F: Future<Output = Response>>(
     state: &State,
     route: &str,
     request: Request,
-    handle: impl FnOnce(Request) -> F,
+    handle: impl FnOnce(Principal, Request) -> F,
 ) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
@@ -60,17 +65,18 @@ pub(crate) async fn pass<F: Future<Output = Response>>(
 async fn admit<F: Future<Output = Response>>(
     state: &State,
     request: Request,
-    handle: impl FnOnce(Request) -> F,
+    handle: impl FnOnce(Principal, Request) -> F,
 ) -> Response {
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let body = linger(body);
-    match auth::admit(state, &parts).await {
-        Ok(principal) => parts.extensions.insert(principal),
+    let principal = match auth::admit(state, &parts).await {
+        Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };
     let waits = auth::waits(parts.uri.path());
     let limit = if waits { state.timeout + WAIT_MAX } else { state.timeout };
-    let handled = AssertUnwindSafe(handle(Request::from_parts(parts, body))).catch_unwind();
+    let handled = AssertUnwindSafe(handle(principal, Request::from_parts(parts, body)));
+    let handled = handled.catch_unwind();
     match tokio::time::timeout(limit, handled).await {
         Ok(Ok(response)) => told_as_problem(response),
         Ok(Err(_)) => {

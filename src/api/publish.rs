@@ -1,9 +1,9 @@
 //! `POST /v1/events`: accepts events in every form.
 
-use axum::Json;
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bus::Receipt;
 use bus::log::{PUBLISH_BYTES_MAX, PUBLISH_EVENTS_MAX};
 use bytes::Bytes;
@@ -72,13 +72,18 @@ pub(crate) struct BatchBody<'a> {
 )]
 pub(crate) async fn publish(
     Extract(state): Extract<State>,
+    Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Response, Problem> {
-    answer(&state, request).await
+    answer(&state, principal, request).await
 }
 
 /// Answers a request to publish that has passed the gate.
-pub(crate) async fn answer(state: &State, request: Request) -> Result<Response, Problem> {
+pub(crate) async fn answer(
+    state: &State,
+    principal: Principal,
+    request: Request,
+) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     let body = axum::body::to_bytes(body, PUBLISH_BYTES_MAX).await.map_err(|error| match error
@@ -88,10 +93,9 @@ pub(crate) async fn answer(state: &State, request: Request) -> Result<Response, 
         Some(_) => Problem::too_large("the body is too large"),
         None => Problem::malformed("the request cannot be read"),
     })?;
-    let principal = parts.extensions.get::<Principal>().ok_or_else(Problem::internal)?;
     let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
     let parent = parent.filter(|parent| is_traceparent(parent));
-    let accept = |event: &mut Event| accept(event, principal, parent);
+    let accept = |event: &mut Event| accept(event, &principal, parent);
     let (form, events) = parse(state, headers, &body, accept)?;
     let single = form != Form::Batch;
     let receipts = state.log.publish_all(events).await?;

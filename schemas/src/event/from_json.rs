@@ -1,7 +1,6 @@
 //! Reading an event from structured JSON, telling all that is wrong with it.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -51,13 +50,12 @@ pub(crate) fn read(text: &str) -> Result<Draft, ParseError> {
 
 fn read_members(members: &Members<'_>) -> Draft {
     let mut draft = Draft::default();
-    let mut seen = HashSet::with_capacity(members.list.len());
     let (mut data, mut data_base64) = (None, None);
     if members.too_many {
         draft.faults.push("", format!("must not have more than {MEMBERS_MAX} members"));
     }
-    for (name, value) in &members.list {
-        if !seen.insert(name.as_ref()) {
+    for (index, (name, value)) in members.list.iter().enumerate() {
+        if members.list[..index].iter().any(|(before, _)| before == name) {
             draft.faults.push(member(name), "must not be given twice");
             continue;
         }
