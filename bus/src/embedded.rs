@@ -250,11 +250,12 @@ fn lock_folder(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// The writer's cache is small: `SQLite` goes through all of it at each commit that has split a page
-/// of an index, which were 15 % of the writer's time with 8 MB.
 /// `synchronous = normal` keeps the file whole, and syncs no commit: that each is durable before it
 /// is told of, which is what "accepted" promises, is the business of [`sync`]. Checkpoints are that of
 /// [`checkpoint`], so that no commit waits for one.
+///
+/// The writer's cache is small: `SQLite` goes through all of it at each commit that has split a page
+/// of an index, which was 15 % of the writer's time with 8 MB.
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
