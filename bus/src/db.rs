@@ -74,6 +74,10 @@ pub struct Db {
     checkpoints: Option<Checkpoints>,
     /// Whether a pooler stands in between that gives each transaction another connection.
     pooled: bool,
+    /// How a transaction begins on Postgres.
+    begin: Arc<str>,
+    /// What transactions of this handle are called there.
+    transactions: Arc<str>,
     clock: Clock,
     signals: Arc<Signals>,
     configured: Arc<Mutex<HashMap<&'static str, Configured>>>,
@@ -109,7 +113,20 @@ impl Db {
         let pooled = address.pooled;
         let (signals, configured) = (Arc::default(), Arc::default());
         let checkpoints = (dialect == Dialect::Sqlite).then(|| Checkpoints::start(read.clone()));
-        let db = Db { dialect, write, read, checkpoints, pooled, clock, signals, configured };
+        let transactions: Arc<str> = format!("skald-{}", uuid::Uuid::now_v7().simple()).into();
+        let begin = format!("{BEGIN_POSTGRES}; set local application_name = '{transactions}'");
+        let db = Db {
+            dialect,
+            write,
+            read,
+            checkpoints,
+            pooled,
+            begin: begin.into(),
+            transactions,
+            clock,
+            signals,
+            configured,
+        };
         db.follow_clock().await.map_err(DbError::Prepare)?;
         crate::migrate::migrate(&db).await?;
         Ok(db)
@@ -175,7 +192,9 @@ impl Db {
                 }
                 begun => begun?,
             },
-            Dialect::Postgres => self.write.begin_with(BEGIN_POSTGRES).await?,
+            Dialect::Postgres => {
+                self.write.begin_with(sqlx::AssertSqlSafe(Arc::clone(&self.begin))).await?
+            }
         };
         Ok(Tx::new(transaction, self.clone()))
     }
@@ -248,6 +267,25 @@ impl Db {
         Ok(())
     }
 
+    /// What transactions of this handle are called at the server; none on SQLite, where no other
+    /// process has any.
+    pub(crate) fn transactions(&self) -> Option<&str> {
+        (self.dialect == Dialect::Postgres).then_some(&self.transactions)
+    }
+
+    /// Ends the connections that are in a transaction of this name, which is taken back. Not its own.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(crate) async fn end_transactions(&self, name: &str) -> Result<(), sqlx::Error> {
+        if self.transactions().is_none_or(|own| own == name) {
+            return Ok(());
+        }
+        let query = sql("select count(pg_terminate_backend(pid)) from pg_stat_activity
+             where application_name = $1 and datname = current_database() and usename = current_user");
+        self.fetch_optional(query.bind(name.to_owned())).await.map(|_| ())
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
@@ -293,11 +331,9 @@ impl Query {
 /// How long an answer that tells the time may take and still be believed.
 const CLOCK_DOUBT_MAX: Duration = Duration::from_millis(100);
 const BEGIN_SQLITE: &str = "begin immediate";
-/// A process that is paused inside a transaction keeps its locks, and what takes over from it would
-/// wait for them: the server takes a transaction back that has been idle for as long as a node's
-/// lease. One of it that waits for a lock is ended sooner: it would get the lock when the other is taken
-/// back, be idle in its turn, and so each of those that stand in line. It stands in the transaction, as
-/// a pooler gives the next one to another connection.
+/// A process that is paused inside a transaction keeps its locks. The server takes a transaction back
+/// that has been idle for as long as a node's lease, should no other node do so, and nobody waits for a
+/// lock for long. It stands in the transaction, as a pooler gives the next one to another connection.
 const BEGIN_POSTGRES: &str = "begin; set local idle_in_transaction_session_timeout = '8s';
     set local lock_timeout = '4s'";
 /// The writer itself makes a checkpoint where the log is past 64 MiB, which starts it anew: then little

@@ -31,6 +31,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "delivery age",
         text: include_str!("../../migrations/0006_delivery_age.sql"),
     },
+    Migration {
+        version: 7,
+        name: "node transactions",
+        text: include_str!("../../migrations/0007_node_transactions.sql"),
+    },
 ];
 
 /// Applies what is missing, all in one transaction. Other processes that start meanwhile wait.

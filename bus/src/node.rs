@@ -105,15 +105,18 @@ pub(crate) async fn beat(db: Db, node: Presence, stop: CancellationToken) {
 /// Notes that this node lives; one that `judges` also ends those that no longer do.
 async fn show(db: &Db, node: &Presence, judges: bool) -> Result<(), sqlx::Error> {
     db.follow_clock().await?;
+    let gone = db.clock().now().as_micros() - Span(LEASE).micros();
+    if judges {
+        end_transactions(db, gone).await?;
+    }
     let mut tx = db.begin().await?;
     let now_us = tx.clock().now().as_micros();
-    let query = sql("insert into node (id, started_at_us, seen_at_us, consumers)
-         values ($1, $2, $2, $3)
+    let query = sql("insert into node (id, started_at_us, seen_at_us, consumers, transactions)
+         values ($1, $2, $2, $3, $4)
          on conflict (id) do update set seen_at_us = excluded.seen_at_us");
     let query = query.bind(node.node.0.clone()).bind(now_us).bind(node.consumers.clone());
-    tx.execute(query).await?;
+    tx.execute(query.bind(db.transactions().map(str::to_owned))).await?;
     if judges {
-        let gone = now_us - Span(LEASE).micros();
         let query = sql("delete from node where seen_at_us < $1 returning id").bind(gone);
         for row in tx.fetch_all(query).await? {
             let id: String = row.get(0);
@@ -124,6 +127,17 @@ async fn show(db: &Db, node: &Presence, judges: bool) -> Result<(), sqlx::Error>
         }
     }
     tx.commit().await
+}
+
+/// Ends the transactions that nodes not seen since `gone` were paused in: what takes over waits for
+/// none of their locks.
+async fn end_transactions(db: &Db, gone: i64) -> Result<(), sqlx::Error> {
+    let query = sql("select transactions from node where seen_at_us < $1
+         and transactions is not null");
+    for row in db.fetch_all(query.bind(gone)).await? {
+        db.end_transactions(&row.get::<String, _>(0)).await?;
+    }
+    Ok(())
 }
 
 /// Goes, and leaves nothing behind that others would wait for.

@@ -71,6 +71,15 @@ impl House {
         House::at(place).await
     }
 
+    /// Another process, as far as the database can tell.
+    pub(crate) async fn beside(&self) -> House {
+        let url = database_url(&self.place.folder, self.place.database).await;
+        let db = Db::open(&url, self.clock.clone()).await.unwrap();
+        let folder = TempDir::new().unwrap();
+        let place = Place { folder, nats: None, database: self.place.database };
+        House { log: Arc::clone(&self.log), db, clock: self.clock.clone(), place }
+    }
+
     pub(crate) async fn publish(&self, kind: &str, key: &str, n: i64) -> Receipt {
         self.log.publish(event(kind, key, n)).await.unwrap()
     }

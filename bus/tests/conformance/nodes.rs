@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use bus::{Dialect, sql};
+
 use crate::house::{House, eventually, in_order};
 
 const KEYS: i64 = 24;
@@ -88,5 +90,31 @@ async fn a_node_that_dies_is_taken_over_within_15_s() {
     let took = died.elapsed();
     assert!(took < Duration::from_secs(15), "taken over after {took:?}");
     assert_done_once(&house, 20).await;
+    survivor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_of_a_node_that_is_gone_are_ended_with_their_locks() {
+    let house = House::start().await;
+    if house.db.dialect() == Dialect::Sqlite {
+        return; // One process has it all: there is nobody else to end them.
+    }
+    let paused = house.beside().await;
+    let doomed = paused.run_beside(Vec::new()).await;
+    let survivor = house.run_beside(Vec::new()).await;
+    let mut tx = paused.db.begin().await.unwrap();
+    tx.execute(sql("insert into effect (key, n) values ('locked', 1)")).await.unwrap();
+    drop(doomed);
+    let died = Instant::now();
+    // Never idle for as long as the server would take it back for.
+    let error = loop {
+        assert!(died.elapsed() < Duration::from_secs(15), "it goes on");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if let Err(error) = tx.execute(sql("select 1")).await {
+            break error;
+        }
+    };
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    assert_eq!(code.as_deref(), Some("57P01"), "{error}");
     survivor.stop().await;
 }
