@@ -1,6 +1,5 @@
 //! A Postgres server of a test's own.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use tempfile::TempDir;
+use tokio::sync::Mutex;
 
 use crate::eventually;
 use crate::free_port;
@@ -24,6 +26,7 @@ pub struct Postgres {
     port: u16,
     process: Process,
     folder: TempDir,
+    connection: Mutex<Option<PgConnection>>,
 }
 
 /// The folder of the newest server that is installed.
@@ -57,6 +60,20 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {said}");
 }
 
+/// As text, which is what the server sends where a statement has no arguments.
+async fn rows(connection: &mut PgConnection, sql: &str) -> Result<Vec<String>, sqlx::Error> {
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await?;
+    let column = |row: &PgRow, at: usize| {
+        let value = row.try_get_raw(at)?;
+        value.as_str().map(str::to_owned).map_err(sqlx::Error::Decode)
+    };
+    let line = |row: &PgRow| {
+        let columns: Result<Vec<String>, _> = (0..row.len()).map(|at| column(row, at)).collect();
+        columns.map(|columns| columns.join("|"))
+    };
+    rows.iter().map(line).collect()
+}
+
 impl Postgres {
     /// Makes a database, starts a server on it and waits until it answers.
     ///
@@ -75,7 +92,8 @@ impl Postgres {
         let mut make = as_nobody(&programs.join("initdb"), &home);
         run(make.arg("-D").arg(&data).args(["-U", "postgres", "-A", "trust", "--no-sync"]));
         let process = Postgres::serve(&programs, port, folder.path());
-        let postgres = Postgres { programs, port, process, folder };
+        let connection = Mutex::default();
+        let postgres = Postgres { programs, port, process, folder, connection };
         postgres.answers().await;
         postgres
     }
@@ -118,11 +136,13 @@ impl Postgres {
     ///
     /// # Panics
     /// When the server does not answer.
-    pub fn drop_connections(&self) {
-        let ended = self.query(
-            "select count(pg_terminate_backend(pid)) from pg_stat_activity
-             where pid <> pg_backend_pid() and backend_type = 'client backend'",
-        );
+    pub async fn drop_connections(&self) {
+        let ended = self
+            .query(
+                "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                 where pid <> pg_backend_pid() and backend_type = 'client backend'",
+            )
+            .await;
         assert_ne!(ended, ["0"], "nodes are connected");
     }
 
@@ -130,24 +150,28 @@ impl Postgres {
     ///
     /// # Panics
     /// When there is none.
-    #[must_use]
-    pub fn query(&self, sql: &str) -> Vec<String> {
-        self.try_query(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    pub async fn query(&self, sql: &str) -> Vec<String> {
+        self.try_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    fn try_query(&self, sql: &str) -> Result<Vec<String>, String> {
-        let mut command = Command::new(self.programs.join("psql"));
-        let options = ["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-AtXc"];
-        command.args(options.map(OsStr::new)).arg(sql);
-        let output = command.output().map_err(|error| error.to_string())?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    /// Asks over a connection that is kept: what tests wait for, they ask for many times a second.
+    async fn try_query(&self, sql: &str) -> Result<Vec<String>, sqlx::Error> {
+        let mut kept = self.connection.lock().await;
+        if let Some(mut connection) = kept.take()
+            && let Ok(rows) = rows(&mut connection, sql).await
+        {
+            *kept = Some(connection);
+            return Ok(rows);
         }
-        Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+        // There was none, or the server has ended it meanwhile.
+        let mut connection = PgConnection::connect(&self.url()).await?;
+        let rows = rows(&mut connection, sql).await?;
+        *kept = Some(connection);
+        Ok(rows)
     }
 
     async fn answers(&self) {
-        eventually("Postgres answers", async || self.try_query("select 1").ok()).await;
+        eventually("Postgres answers", async || self.try_query("select 1").await.ok()).await;
     }
 }
 

@@ -42,7 +42,9 @@ impl Consumer for KeepLedger {
             .bind(delivery.event().partition_key().to_owned())
             .bind(seq);
         delivery.tx().execute(line).await?;
-        tokio::time::sleep(Duration::from_millis(event.linger_ms)).await;
+        if event.linger_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(event.linger_ms)).await;
+        }
         if attempt == 1 && seq % FAILS_ONCE == 0 {
             return Err(Failure::transient("it fails at first"));
         }

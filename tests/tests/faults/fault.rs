@@ -149,8 +149,9 @@ impl Probe {
                 took
             }
             Fault::NodePaused => {
-                self.publish(BOTH, 60, journal).await;
-                sleep(gone / 3).await;
+                // Half a second of work for each node, that it is stopped in.
+                self.publish(BOTH, 30, journal).await;
+                sleep(gone / 6).await;
                 site.nodes[node].pause();
                 let took = self.recovered((site, others), Instant::now(), journal).await;
                 site.nodes[node].resume();
@@ -218,7 +219,7 @@ impl Probe {
             }
             Fault::ConnectionsDropped => {
                 for _ in 0..3 {
-                    site.postgres.drop_connections();
+                    site.postgres.drop_connections().await;
                     sleep(gone / 10).await;
                 }
                 self.recovered((site, BOTH), start, journal).await

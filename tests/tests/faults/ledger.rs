@@ -14,7 +14,7 @@ pub(crate) async fn has(postgres: &Postgres, seqs: &[i64], within: std::time::Du
         format!("select count(distinct seq) from ledger where seq in ({})", listed.join(","));
     let all = seqs.len().to_string();
     eventually_within(within, "the ledger has what was published", async || {
-        (postgres.query(&query) == [all.as_str()]).then_some(())
+        (postgres.query(&query).await == [all.as_str()]).then_some(())
     })
     .await;
 }
@@ -25,7 +25,7 @@ pub(crate) async fn assert_each_once_and_in_order(postgres: &Postgres, log: &[Va
     has(postgres, &all, TAKEOVER).await;
     let mut keys: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     let mut lines = 0;
-    for line in postgres.query("select key, seq from ledger order by line") {
+    for line in postgres.query("select key, seq from ledger order by line").await {
         let (key, seq) = line.split_once('|').unwrap();
         keys.entry(key.to_owned()).or_default().push(seq.parse().unwrap());
         lines += 1;

@@ -47,11 +47,9 @@ impl Site {
     /// Waits until each node has half of the ledger's partitions.
     pub(crate) async fn shared(&self) {
         eventually_within(TAKEOVER, "the nodes share the partitions", async || {
-            let shares = self.postgres.query(
-                "select count(*) from consumer_partition where consumer = 'keep-ledger'
-                 and node is not null group by node",
-            );
-            (shares == ["8", "8"]).then_some(())
+            let shares = "select count(*) from consumer_partition
+                where consumer = 'keep-ledger' and node is not null group by node";
+            (self.postgres.query(shares).await == ["8", "8"]).then_some(())
         })
         .await;
     }

@@ -106,10 +106,9 @@ async fn a_node_that_comes_back_after_its_lease_writes_nothing_that_is_not_its_o
     // Its shards are taken over: every saga ends without it.
     assert_all_end(&client, &p, &ids).await;
     other.resume();
-    let twice = site.postgres.query(
-        "select saga from saga_journal, json_array_elements(entries::json) entry
-         where entry->>'kind' in ('completed', 'compensated') group by saga having count(*) > 1",
-    );
+    let twice = "select saga from saga_journal, json_array_elements(entries::json) entry
+         where entry->>'kind' in ('completed', 'compensated') group by saga having count(*) > 1";
+    let twice = site.postgres.query(twice).await;
     assert!(twice.is_empty(), "{twice:?}");
     assert_all_end(&Client::clone(other), &p, &ids).await;
 }
