@@ -35,16 +35,12 @@ pub fn lists<T>(keys: &[T]) -> impl Iterator<Item = Vec<&T>> {
 /// takes most of the time of a statement with thousands of them.
 #[must_use]
 pub fn rows(dialect: Dialect, rows: usize, columns: usize) -> String {
-    let mut text = String::with_capacity(rows * columns * 6);
-    for row in 0..rows {
-        text.push_str(if row == 0 { "(" } else { ", (" });
-        match dialect {
-            Dialect::Sqlite => text.push_str(&vec!["?"; columns].join(", ")),
-            Dialect::Postgres => text.push_str(&list(1 + row * columns, columns)),
-        }
-        text.push(')');
+    if dialect == Dialect::Sqlite {
+        let row = format!("({})", vec!["?"; columns].join(", "));
+        return vec![row.as_str(); rows].join(", ");
     }
-    text
+    let row = |row| format!("({})", list(1 + row * columns, columns));
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
 }
 
 /// `$1, $2, $3`: `count` placeholders from `$first` on.

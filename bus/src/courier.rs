@@ -306,8 +306,9 @@ impl<C: Courier> Shared<C> {
             arrival,
             dispatch: Arc::clone(&dispatch),
         };
-        let carried = AssertUnwindSafe(self.courier.carry(&trip, &errand)).catch_unwind();
-        let mut carried = pin!(carried);
+        // Where it is, for all that is put around it: it is kilobytes to move.
+        let carried = pin!(self.courier.carry(&trip, &errand));
+        let mut carried = AssertUnwindSafe(carried).catch_unwind();
         match tokio::time::timeout(ROWLESS_ATTEMPT_MAX, &mut carried).await {
             Ok(ended) => {
                 // One that panicked is tried again by a claim, which counts its attempts.
