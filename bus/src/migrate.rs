@@ -36,6 +36,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "node transactions",
         text: include_str!("../../migrations/0007_node_transactions.sql"),
     },
+    Migration {
+        version: 8,
+        name: "first attempt",
+        text: include_str!("../../migrations/0008_first_attempt.sql"),
+    },
 ];
 
 /// Applies what is missing, all in one transaction. Other processes that start meanwhile wait.

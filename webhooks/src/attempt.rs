@@ -32,6 +32,16 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// The response's status; `None` when there was none.
+    pub(crate) fn status_code(&self) -> Option<i64> {
+        self.status.map(|status| i64::from(status.as_u16()))
+    }
+
+    /// How long it took, in milliseconds.
+    pub(crate) fn millis(&self) -> i64 {
+        i64::try_from(self.duration.as_millis()).unwrap_or(i64::MAX)
+    }
+
     /// Whether the other side said that it is gone for good.
     #[must_use]
     pub fn is_gone(&self) -> bool {

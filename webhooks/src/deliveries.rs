@@ -284,16 +284,21 @@ pub async fn missed(db: &Db, log: &dyn Log, endpoint: &EndpointId) -> Result<Mis
 /// # Errors
 /// Those of the database.
 pub async fn attempts(db: &Db, id: WorkId) -> Result<Vec<PastAttempt>, sqlx::Error> {
-    let query = sql("select at_us, caused_by, status_code, duration_ms, response, error
-         from webhook_attempt where delivery = $1 order by id")
-    .bind(id.bytes());
+    let query =
+        sql("select 0 as id, first_at_us, 'schedule', first_status_code, first_duration_ms,
+             first_response, first_error
+         from webhook_delivery where id = $1 and first_at_us is not null
+         union all
+         select id, at_us, caused_by, status_code, duration_ms, response, error
+         from webhook_attempt where delivery = $1 order by 1")
+        .bind(id.bytes());
     let read = |row: &AnyRow| PastAttempt {
-        at: Timestamp::from_micros(row.get(0)),
-        caused_by: row.get(1),
-        status_code: row.get(2),
-        duration_ms: row.get(3),
-        response: row.get(4),
-        error: row.get(5),
+        at: Timestamp::from_micros(row.get(1)),
+        caused_by: row.get(2),
+        status_code: row.get(3),
+        duration_ms: row.get(4),
+        response: row.get(5),
+        error: row.get(6),
     };
     Ok(db.fetch_all(query).await?.iter().map(read).collect())
 }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use bus::work::{NewWork, QueueId, WorkId};
-use bus::{Recorded, Seq, Tx, built, bulk};
+use bus::{Query, Recorded, Seq, Tx, built, bulk};
 use sha2::{Digest as _, Sha256};
 use sqlx::Row;
 
+use crate::attempt::Attempt;
 use crate::endpoint::{Endpoint, EndpointId};
 
 /// A delivery to come.
@@ -34,6 +35,18 @@ impl<'a> NewDelivery<'a> {
             status,
         }
     }
+
+    fn bind(&self, query: Query, cause: &str, now_us: i64) -> Query {
+        query
+            .bind(self.id.bytes())
+            .bind(self.endpoint.as_str().to_owned())
+            .bind(self.seq.get())
+            .bind(self.event_id.to_owned())
+            .bind(self.kind.to_owned())
+            .bind(self.status)
+            .bind(cause.to_owned())
+            .bind(now_us)
+    }
 }
 
 /// The id of a delivery: the same whenever, and by whomever, it is made, so that the receiver knows
@@ -45,9 +58,43 @@ pub(crate) fn id_of(endpoint: &EndpointId, event: &Recorded) -> WorkId {
     WorkId::derived(event.recorded_at, event.seq, &hash.finalize().into())
 }
 
+const COLUMNS: &str = "id, endpoint, seq, event_id, type, status, caused_by, created_at_us";
+/// Those of the attempt that was made before there was a row.
+const FIRST_ATTEMPT: [&str; 5] =
+    ["first_at_us", "first_status_code", "first_duration_ms", "first_response", "first_error"];
+
 /// Writes deliveries; those that are there already stay as they are.
 pub(crate) async fn insert(tx: &mut Tx, rows: &[NewDelivery<'_>]) -> Result<(), sqlx::Error> {
     write(tx, rows, "schedule", "nothing").await
+}
+
+/// Writes deliveries that had no rows, each with the attempt that was made, if it was.
+pub(crate) async fn insert_tried(
+    tx: &mut Tx,
+    rows: &[(NewDelivery<'_>, Option<&Attempt>)],
+) -> Result<(), sqlx::Error> {
+    let now_us = tx.clock().now().as_micros();
+    let set = FIRST_ATTEMPT.map(|column| format!("{column} = excluded.{column}")).join(", ");
+    for chunk in bulk::chunks(rows) {
+        let mut query = built(format!(
+            "insert into webhook_delivery ({COLUMNS}, {}) values {}
+             on conflict (endpoint, seq) do update set {set}
+                 where webhook_delivery.first_at_us is null",
+            FIRST_ATTEMPT.join(", "),
+            bulk::rows(tx.dialect(), chunk.len(), 8 + FIRST_ATTEMPT.len())
+        ));
+        for (row, attempt) in chunk {
+            query = row
+                .bind(query, "schedule", now_us)
+                .bind(attempt.map(|attempt| attempt.at.as_micros()))
+                .bind(attempt.and_then(Attempt::status_code))
+                .bind(attempt.map(Attempt::millis))
+                .bind(attempt.and_then(|attempt| attempt.response.clone()))
+                .bind(attempt.and_then(|attempt| attempt.error.clone()));
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
 }
 
 /// Writes deliveries, or makes those that are there like these.
@@ -69,20 +116,12 @@ async fn write(
     let now_us = tx.clock().now().as_micros();
     for chunk in bulk::chunks(rows) {
         let mut query = built(format!(
-            "insert into webhook_delivery (id, endpoint, seq, event_id, type, status, caused_by,
-                 created_at_us) values {} on conflict (endpoint, seq) do {on_conflict}",
+            "insert into webhook_delivery ({COLUMNS}) values {}
+             on conflict (endpoint, seq) do {on_conflict}",
             bulk::rows(tx.dialect(), chunk.len(), 8)
         ));
         for row in chunk {
-            query = query
-                .bind(row.id.bytes())
-                .bind(row.endpoint.as_str().to_owned())
-                .bind(row.seq.get())
-                .bind(row.event_id.to_owned())
-                .bind(row.kind.to_owned())
-                .bind(row.status)
-                .bind(cause.to_owned())
-                .bind(now_us);
+            query = row.bind(query, cause, now_us);
         }
         tx.execute(query).await?;
     }

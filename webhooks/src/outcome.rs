@@ -75,15 +75,14 @@ pub(crate) async fn land(
     landed: &[Landed<DeliverWebhooks>],
     held: &[bool],
 ) -> Result<(), sqlx::Error> {
-    let (mut rows, mut attempts, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut others) = (Vec::new(), Vec::new());
     for (one, held) in landed.iter().zip(held) {
         let Some(outbound) = &one.errand else { continue };
-        let attempt = made(one).map(|(_, attempt)| (one.trip.id, attempt));
+        let attempt = made(one).map(|(_, attempt)| attempt);
         if !held {
-            others.extend(attempt);
+            others.extend(attempt.map(|attempt| (one.trip.id, attempt)));
             continue;
         }
-        attempts.extend(attempt);
         let status = match &one.arrival {
             Arrival::Ended(Outcome::Done { .. }, _) => "delivered",
             Arrival::Ended(Outcome::Failed { error, delay, .. }, _) => {
@@ -102,10 +101,11 @@ pub(crate) async fn land(
                 "pending"
             }
         };
-        rows.push(NewDelivery::of(&outbound.endpoint().id, &one.trip.event, status));
+        rows.push((NewDelivery::of(&outbound.endpoint().id, &one.trip.event, status), attempt));
     }
-    work::count_done(store::WORK, rows.iter().filter(|row| row.status == "delivered").count());
-    new_delivery::insert(tx, &rows).await?;
+    work::count_done(store::WORK, rows.iter().filter(|(row, _)| row.status == "delivered").count());
+    new_delivery::insert_tried(tx, &rows).await?;
+    let mut attempts = Vec::new();
     for (id, attempt) in others {
         if deliveries::find_in(tx, id).await?.is_some() {
             attempts.push((id, attempt));
@@ -161,8 +161,8 @@ async fn insert_attempts(
                 .bind(id.bytes())
                 .bind(attempt.at.as_micros())
                 .bind(cause.to_owned())
-                .bind(attempt.status.map(|status| i64::from(status.as_u16())))
-                .bind(millis(attempt))
+                .bind(attempt.status_code())
+                .bind(attempt.millis())
                 .bind(attempt.response.clone())
                 .bind(attempt.error.clone());
         }
@@ -205,17 +205,13 @@ async fn take_causes(
     Ok(causes)
 }
 
-fn millis(attempt: &Attempt) -> i64 {
-    i64::try_from(attempt.duration.as_millis()).unwrap_or(i64::MAX)
-}
-
 /// Counts attempts by the minute.
 pub(crate) async fn count(tx: &mut Tx, made: &[Made<'_>]) -> Result<(), sqlx::Error> {
     let mut counts: BTreeMap<(&str, i64, i64, i64), i64> = BTreeMap::new();
     for (outbound, attempt) in made {
         let minute = attempt.at.as_micros().div_euclid(MINUTE_US) * MINUTE_US;
-        let status = attempt.status.map_or(0, |status| i64::from(status.as_u16()));
-        let log2 = i64::from(64 - millis(attempt).max(0).leading_zeros());
+        let status = attempt.status_code().unwrap_or(0);
+        let log2 = i64::from(64 - attempt.millis().max(0).leading_zeros());
         *counts.entry((outbound.endpoint().id.as_str(), minute, status, log2)).or_default() += 1;
     }
     // In order of their keys: two nodes that count take the rows in the same order.

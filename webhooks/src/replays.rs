@@ -164,8 +164,10 @@ pub async fn take_back(tx: &mut Tx, ids: &[WorkId]) -> Result<(), sqlx::Error> {
     for chunk in bulk::chunks(ids) {
         let mut query = built(format!(
             "update webhook_delivery set caused_by = 'schedule', status = case
+                 when first_at_us is not null and first_error is null then 'delivered'
                  when exists (select 1 from webhook_attempt a
                      where a.delivery = webhook_delivery.id and a.error is null) then 'delivered'
+                 when first_at_us is not null then 'failed'
                  when exists (select 1 from webhook_attempt a
                      where a.delivery = webhook_delivery.id) then 'failed'
                  else 'skipped' end
