@@ -293,3 +293,19 @@ fn start(connection: &Connection, clock: &Clock) -> Result<Start, rusqlite::Erro
     clock.not_before(recorded_at);
     Ok(Start { identity, last: Seq::new(last.max(pruned)), recorded_at })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without `.cargo/config.toml` it works too, and all connections wait for each other.
+    #[test]
+    fn sqlite_is_built_without_what_connections_would_share() {
+        let connection = Connection::open_in_memory().unwrap();
+        let mut asked = connection.prepare("pragma compile_options").unwrap();
+        let options = asked.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        let options: Vec<String> = options.map(Result::unwrap).collect();
+        assert!(options.iter().any(|option| option == "DEFAULT_MEMSTATUS=0"), "{options:?}");
+        assert!(!options.iter().any(|option| option == "ENABLE_MEMORY_MANAGEMENT"), "{options:?}");
+    }
+}
