@@ -178,8 +178,8 @@ pub(super) async fn prepare(
         Err(error) if is_missing(&error.kind()) => {
             match context.create_stream(wanted(options)).await {
                 Ok(stream) => return Ok(stream.cached_info().clone()),
-                // Another node was first.
-                Err(error) if is_there(&error.kind()) => context
+                // Another node was first: of two that ask for it at once, one may not be answered.
+                Err(error) if may_be_there(&error.kind()) => context
                     .get_stream(&options.stream)
                     .await
                     .map_err(|error| fail(error.into()))?
@@ -206,9 +206,14 @@ fn is_missing(kind: &GetStreamErrorKind) -> bool {
         if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-fn is_there(kind: &CreateStreamErrorKind) -> bool {
-    matches!(kind, CreateStreamErrorKind::JetStream(error)
-        if error.error_code() == ErrorCode::STREAM_NAME_EXIST)
+fn may_be_there(kind: &CreateStreamErrorKind) -> bool {
+    match kind {
+        CreateStreamErrorKind::JetStream(error) => {
+            error.error_code() == ErrorCode::STREAM_NAME_EXIST
+        }
+        CreateStreamErrorKind::TimedOut => true,
+        _ => false,
+    }
 }
 
 fn wanted(options: &JetStreamOptions) -> Config {

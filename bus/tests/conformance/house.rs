@@ -210,7 +210,11 @@ async fn broker() -> Option<JetStreamOptions> {
         max_messages: 1,
         ..Default::default()
     };
-    context.get_or_create_stream(counter).await.unwrap();
+    // All tests ask for it at once, of a cluster that has just come together: not each is answered.
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
+    while let Err(error) = context.get_or_create_stream(counter.clone()).await {
+        assert!(tokio::time::Instant::now() < end, "the stream that counts: {error}");
+    }
     let taken = context.publish("count", "".into()).await.unwrap().await.unwrap().sequence;
     let replicas = std::env::var("SKALD_TEST_NATS_REPLICAS");
     Some(JetStreamOptions {
