@@ -273,14 +273,11 @@ impl Db {
         (self.dialect == Dialect::Postgres).then_some(&self.transactions)
     }
 
-    /// Ends the connections that are in a transaction of this name, which is taken back. Not its own.
+    /// Ends the connections to Postgres that are in a transaction of this name, which is taken back.
     ///
     /// # Errors
     /// Those of the database.
     pub(crate) async fn end_transactions(&self, name: &str) -> Result<(), sqlx::Error> {
-        if self.transactions().is_none_or(|own| own == name) {
-            return Ok(());
-        }
         let query = sql("select count(pg_terminate_backend(pid)) from pg_stat_activity
              where application_name = $1 and datname = current_database() and usename = current_user");
         self.fetch_optional(query.bind(name.to_owned())).await.map(|_| ())

@@ -132,9 +132,9 @@ async fn show(db: &Db, node: &Presence, judges: bool) -> Result<(), sqlx::Error>
 /// Ends the transactions that nodes not seen since `gone` were paused in: what takes over waits for
 /// none of their locks.
 async fn end_transactions(db: &Db, gone: i64) -> Result<(), sqlx::Error> {
-    let query = sql("select transactions from node where seen_at_us < $1
-         and transactions is not null");
-    for row in db.fetch_all(query.bind(gone)).await? {
+    let Some(own) = db.transactions() else { return Ok(()) };
+    let query = sql("select transactions from node where seen_at_us < $1 and transactions <> $2");
+    for row in db.fetch_all(query.bind(gone).bind(own.to_owned())).await? {
         db.end_transactions(&row.get::<String, _>(0)).await?;
     }
     Ok(())

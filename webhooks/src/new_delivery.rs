@@ -58,7 +58,8 @@ pub(crate) fn id_of(endpoint: &EndpointId, event: &Recorded) -> WorkId {
     WorkId::derived(event.recorded_at, event.seq, &hash.finalize().into())
 }
 
-const COLUMNS: &str = "id, endpoint, seq, event_id, type, status, caused_by, created_at_us";
+const COLUMNS: [&str; 8] =
+    ["id", "endpoint", "seq", "event_id", "type", "status", "caused_by", "created_at_us"];
 /// Those of the attempt that was made before there was a row.
 const FIRST_ATTEMPT: [&str; 5] =
     ["first_at_us", "first_status_code", "first_duration_ms", "first_response", "first_error"];
@@ -68,20 +69,22 @@ pub(crate) async fn insert(tx: &mut Tx, rows: &[NewDelivery<'_>]) -> Result<(), 
     write(tx, rows, "schedule", "nothing").await
 }
 
-/// Writes deliveries that had no rows, each with the attempt that was made, if it was.
+/// Writes deliveries that had no rows, each with the attempt that was made, if it was. One that is
+/// there after all only gets the attempt.
 pub(crate) async fn insert_tried(
     tx: &mut Tx,
     rows: &[(NewDelivery<'_>, Option<&Attempt>)],
 ) -> Result<(), sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
+    let columns = [&COLUMNS[..], &FIRST_ATTEMPT].concat();
     let set = FIRST_ATTEMPT.map(|column| format!("{column} = excluded.{column}")).join(", ");
     for chunk in bulk::chunks(rows) {
         let mut query = built(format!(
-            "insert into webhook_delivery ({COLUMNS}, {}) values {}
+            "insert into webhook_delivery ({}) values {}
              on conflict (endpoint, seq) do update set {set}
                  where webhook_delivery.first_at_us is null",
-            FIRST_ATTEMPT.join(", "),
-            bulk::rows(tx.dialect(), chunk.len(), 8 + FIRST_ATTEMPT.len())
+            columns.join(", "),
+            bulk::rows(tx.dialect(), chunk.len(), columns.len())
         ));
         for (row, attempt) in chunk {
             query = row
@@ -116,9 +119,10 @@ async fn write(
     let now_us = tx.clock().now().as_micros();
     for chunk in bulk::chunks(rows) {
         let mut query = built(format!(
-            "insert into webhook_delivery ({COLUMNS}) values {}
+            "insert into webhook_delivery ({}) values {}
              on conflict (endpoint, seq) do {on_conflict}",
-            bulk::rows(tx.dialect(), chunk.len(), 8)
+            COLUMNS.join(", "),
+            bulk::rows(tx.dialect(), chunk.len(), COLUMNS.len())
         ));
         for row in chunk {
             query = row.bind(query, cause, now_us);

@@ -182,7 +182,7 @@ pub(super) async fn prepare(
                 Err(error) if may_be_there(&error.kind()) => context
                     .get_stream(&options.stream)
                     .await
-                    .map_err(|error| fail(error.into()))?
+                    .map_err(|_| fail(error.into()))?
                     .cached_info()
                     .clone(),
                 Err(error) => return Err(fail(error.into())),
