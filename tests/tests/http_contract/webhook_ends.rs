@@ -105,6 +105,24 @@ async fn what_a_cancelled_recovery_took_back_another_one_brings() {
 }
 
 #[tokio::test]
+async fn a_cancelled_recovery_leaves_what_was_delivered_before_delivered() {
+    let house = House::start().await;
+    let receiver = Receiver::answering(&[200]).await;
+    let hook = webhook(&house, &receiver.url(), json!({})).await;
+    publish_many(&house, "t", 40).await;
+    deliveries(&house, &hook, "delivered", 40).await;
+    let body = json!({"rate": "5/s"});
+    house.call(Method::PATCH, &path(&hook, "")).json(&body).send().await.check(200);
+    let all = json!({"since": "2020-01-01T00:00:00Z", "only": "all"});
+    let replay = house.post(&path(&hook, "/recover"), all).await.json_of(202);
+    receiver.wait_for(41).await;
+    let cancel = format!("/v1/replays/{}/cancel", replay["id"].as_str().unwrap());
+    house.post(&cancel, json!({})).await.check(200);
+    deliveries(&house, &hook, "pending", 0).await;
+    deliveries(&house, &hook, "delivered", 40).await;
+}
+
+#[tokio::test]
 async fn a_filter_decides_what_is_delivered() {
     let house = House::start().await;
     let receiver = Receiver::answering(&[200]).await;
