@@ -66,6 +66,7 @@ pub(crate) struct WantedBody {
     description: Option<String>,
     /// Gets events with this `tenant` only; without one, events without.
     tenant: Option<String>,
+    /// A value given as it is shown, `***`, stays as it was.
     headers: Option<BTreeMap<String, String>>,
     /// Such as `50/s`.
     rate: Option<String>,
@@ -141,13 +142,7 @@ impl Wanted {
             Some(known) => known.tenant.clone(),
             None => bounded(fields, "tenant", 128),
         };
-        let headers = match keeps(fields, "headers") {
-            Some(known) => known.open_headers(state.seal.as_ref()).unwrap_or_else(|error| {
-                fields.fault("headers", format!("cannot be kept: {error}; give them anew"));
-                BTreeMap::new()
-            }),
-            None => read_headers(fields),
-        };
+        let headers = read_headers(fields, state, known);
         let metadata = match keeps(fields, "metadata") {
             Some(known) => known.metadata.clone(),
             None => read_metadata(fields),
@@ -255,7 +250,21 @@ fn read_metadata(fields: &mut Fields) -> Option<Value> {
     Some(metadata)
 }
 
-fn read_headers(fields: &mut Fields) -> BTreeMap<String, String> {
+/// Those of `known` where none are given; a value given as it is shown stays too, so that what was
+/// read can be changed and sent back.
+fn read_headers(
+    fields: &mut Fields,
+    state: &State,
+    known: Option<&Endpoint>,
+) -> BTreeMap<String, String> {
+    let known = known.map_or(Ok(BTreeMap::new()), |known| known.open_headers(state.seal.as_ref()));
+    if !fields.has("headers") {
+        return known.unwrap_or_else(|error| {
+            fields.fault("headers", format!("cannot be kept: {error}; give them anew"));
+            BTreeMap::new()
+        });
+    }
+    let mut known = known.unwrap_or_default();
     let Some(headers) = fields.value("headers") else { return BTreeMap::new() };
     let Value::Object(headers) = headers else {
         fields.fault("headers", "must be an object");
@@ -268,14 +277,22 @@ fn read_headers(fields: &mut Fields) -> BTreeMap<String, String> {
     for (name, value) in headers {
         let fault = header_fault(&name, &value);
         let pointer = format!("headers/{}", name.replace('~', "~0").replace('/', "~1"));
-        match (fault, value) {
-            (Some(fault), _) => fields.fault(&pointer, fault),
-            (None, Value::String(value)) => {
-                if read.insert(name.to_ascii_lowercase(), value).is_some() {
+        let lower = name.to_ascii_lowercase();
+        let value = match (fault, value) {
+            (Some(fault), _) => Err(fault),
+            (None, Value::String(value)) if value == HIDDEN && is_sensitive(&lower) => known
+                .remove(&lower)
+                .ok_or_else(|| "is hidden, and there is no such value to keep".to_owned()),
+            (None, Value::String(value)) => Ok(value),
+            (None, _) => Err("must be a string".to_owned()),
+        };
+        match value {
+            Err(fault) => fields.fault(&pointer, fault),
+            Ok(value) => {
+                if read.insert(lower, value).is_some() {
                     fields.fault(&pointer, "is given twice");
                 }
             }
-            (None, _) => fields.fault(&pointer, "must be a string"),
         }
     }
     read
@@ -352,14 +369,19 @@ fn read_retry(fields: &mut Fields) -> Option<Vec<Span>> {
     }
 }
 
-/// Headers as they are shown: what looks like a credential is not.
-pub(crate) fn redacted(headers: BTreeMap<String, String>) -> BTreeMap<String, String> {
+/// What is shown instead of a header that looks like a credential.
+const HIDDEN: &str = "***";
+
+fn is_sensitive(name: &str) -> bool {
     const SENSITIVE: [&str; 7] =
         ["auth", "key", "token", "secret", "cookie", "password", "credential"];
-    let hide = |name: &str| SENSITIVE.iter().any(|word| name.contains(word));
-    let mut headers = headers;
-    for (_, value) in headers.iter_mut().filter(|(name, _)| hide(name)) {
-        "***".clone_into(value);
+    SENSITIVE.iter().any(|word| name.contains(word))
+}
+
+/// Headers as they are shown: what looks like a credential is not.
+pub(crate) fn redacted(mut headers: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    for (_, value) in headers.iter_mut().filter(|(name, _)| is_sensitive(name)) {
+        HIDDEN.clone_into(value);
     }
     headers
 }

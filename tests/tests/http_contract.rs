@@ -24,6 +24,7 @@ mod stream;
 mod trace;
 mod webhook_deliveries;
 mod webhook_ends;
+mod webhook_guards;
 mod webhook_isolation;
 mod webhook_misbehaviour;
 mod webhooks;

@@ -24,10 +24,14 @@ async fn key(data: &Path, scope: &str) -> String {
     key
 }
 
-/// A house that asks for keys, called with one of the scope `admin`.
-async fn house_in(folder: &TempDir) -> House {
+/// What asks for keys, called with one of the scope `admin`.
+pub(crate) async fn setup_in(folder: &TempDir) -> Setup {
     let admin = key(folder.path(), "admin").await;
-    Setup::serve(folder.path(), &admin).start().await
+    Setup::serve(folder.path(), &admin)
+}
+
+async fn house_in(folder: &TempDir) -> House {
+    setup_in(folder).await.start().await
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(crate) async fn deliveries(
     .await
 }
 
-fn is_signed(request: &Received, secret: &Value) -> bool {
+pub(crate) fn is_signed(request: &Received, secret: &Value) -> bool {
     let secret: egress::Secret = secret.as_str().unwrap().parse().unwrap();
     let at = request.header("webhook-timestamp").parse().unwrap();
     let signature = request.header("webhook-signature");
