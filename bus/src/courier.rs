@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use schemas::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::chain;
@@ -34,6 +35,9 @@ use lane::{Boarded, KEPT, Lanes, Leg, Spare};
 /// Rows settled in one transaction: a thousand that fail at the same moment must not keep others from
 /// writing for seconds.
 const SETTLED_MAX: usize = 512;
+/// How far apart outcomes are written that nothing waits for. Each write takes the lock of the database
+/// from those who send events out, and many outcomes cost little more than one.
+const WRITTEN_EACH: Duration = Duration::from_millis(20);
 /// Longest wait without looking.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long an attempt may take without a row: then it is written down as pending.
@@ -224,6 +228,8 @@ struct Shared<C: Courier> {
     /// One for each event that is being tried, until the one that writes has been told.
     places: Arc<Semaphore>,
     told: mpsc::Sender<Told<C>>,
+    /// That what was told is to be written at once.
+    hurry: Notify,
     lanes: Arc<Lanes<C>>,
 }
 
@@ -244,12 +250,18 @@ impl<C: Courier> Shared<C> {
         self.places.available_permits() > self.in_flight_max as usize / 2
     }
 
+    /// Tells the one that writes, who does it at once: a row, a place, or a retry depends on it.
+    async fn tell(&self, told: Told<C>) {
+        let _ = self.told.send(told).await;
+        self.hurry.notify_one();
+    }
+
     /// Carries one leased row and tells what came of it.
     async fn carry(&self, lease: Lease, errand: C::Errand, place: OwnedSemaphorePermit) {
         let trip = Trip { id: lease.work.id, attempt: lease.work.attempt, event: lease.event };
         let (outcome, note) = self.courier.carry(&trip, &errand).await;
         let answer = (trip.id, lease.work.token, outcome);
-        let _ = self.told.send(Told::Answer(answer, note)).await;
+        self.tell(Told::Answer(answer, note)).await;
         drop(place);
     }
 
@@ -277,8 +289,7 @@ impl<C: Courier> Shared<C> {
     async fn tell_waiting(&self, queue: QueueId, legs: Vec<Leg<C>>) {
         for Leg { dispatch, trip, errand, .. } in legs {
             let arrival = Arrival::Waiting;
-            let one = Landed { queue, trip, errand, arrival, dispatch };
-            let _ = self.told.send(Told::Landed(one)).await;
+            self.tell(Told::Landed(Landed { queue, trip, errand, arrival, dispatch })).await;
         }
     }
 
@@ -321,6 +332,9 @@ impl<C: Courier> Shared<C> {
                 };
                 let on = self.lanes.tried(queue, failed, holds);
                 let _ = self.told.send(Told::Landed(landed(arrival))).await;
+                if failed {
+                    self.hurry.notify_one();
+                }
                 self.go_on(queue, on);
                 true
             }
@@ -329,11 +343,11 @@ impl<C: Courier> Shared<C> {
                 let until = self.db.clock().now().as_micros() + Span(self.lease).micros();
                 let seized = Seized::new(&self.node, Timestamp::from_micros(until));
                 let token = seized.token;
-                let _ = self.told.send(Told::Landed(landed(Arrival::Late(seized)))).await;
+                self.tell(Told::Landed(landed(Arrival::Late(seized)))).await;
                 self.tell_waiting(queue, stuck).await;
                 if let Ok((outcome, note)) = carried.await {
                     let answer = (trip.id, token, outcome);
-                    let _ = self.told.send(Told::Answer(answer, note)).await;
+                    self.tell(Told::Answer(answer, note)).await;
                 }
                 drop(place);
                 false
@@ -356,6 +370,7 @@ impl<C: Courier> Round<C> {
             in_flight_max: u32::try_from(self.in_flight_max).unwrap_or(u32::MAX),
             places: Arc::new(Semaphore::new(self.in_flight_max)),
             told,
+            hurry: Notify::new(),
             lanes: Arc::default(),
         });
         let dispatcher = Dispatcher::new(Arc::clone(&shared));
@@ -439,6 +454,7 @@ async fn write<C: Courier>(
 ) {
     let (courier, stop) = (&shared.courier, &shared.stop);
     let mut told = Vec::new();
+    let mut written = Instant::now();
     loop {
         tokio::select! {
             biased;
@@ -455,6 +471,17 @@ async fn write<C: Courier>(
                 }
                 continue;
             }
+        }
+        // One that comes alone is written at once.
+        tokio::select! {
+            () = shared.hurry.notified() => {}
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep_until(written + WRITTEN_EACH) => {}
+        }
+        while told.len() < SETTLED_MAX
+            && let Ok(one) = inbox.try_recv()
+        {
+            told.push(one);
         }
         let (mut answers, mut notes, mut landed) = (Vec::new(), Vec::new(), Vec::new());
         for one in told.drain(..) {
@@ -478,6 +505,7 @@ async fn write<C: Courier>(
             && let Err(error) = courier.settle(&answers, &notes).await
             && is_to_try_again::<C>(&error, stop).await
         {}
+        written = Instant::now();
     }
 }
 
