@@ -120,6 +120,12 @@ pub struct Landed<C: Courier> {
     dispatch: Arc<Boarded>,
 }
 
+impl<C: Courier> Landed<C> {
+    fn is_done(&self) -> bool {
+        matches!(self.arrival, Arrival::Ended(Outcome::Done { .. }, _))
+    }
+}
+
 /// How far an event without a row has come.
 pub enum Arrival<N> {
     /// The attempt has ended.
@@ -144,11 +150,16 @@ impl<C: Courier> Landings<C> {
     }
 
     /// Takes them off their dispatches, and gives up places that are needed no longer: whether each
-    /// event was still there. What was not has rows already, written by another process.
+    /// event was still there. What was not has rows already, written by another process. All queues
+    /// are locked that get rows, or places back; `others` are those that the caller will change.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn take_off(&self, tx: &mut Tx) -> Result<Vec<bool>, sqlx::Error> {
+    pub async fn take_off(
+        &self,
+        tx: &mut Tx,
+        others: impl IntoIterator<Item = QueueId>,
+    ) -> Result<Vec<bool>, sqlx::Error> {
         let mut taken: BTreeMap<WorkId, i64> = BTreeMap::new();
         for one in &self.landed {
             *taken.entry(one.dispatch.id).or_default() += 1;
@@ -167,6 +178,9 @@ impl<C: Courier> Landings<C> {
         for one in &spare {
             given_up.entry(one.queue).or_default().free = i64::try_from(one.count()).unwrap_or(0);
         }
+        let get_rows = self.landed.iter().filter(|one| !one.is_done()).map(|one| one.queue);
+        let changed = given_up.keys().copied().chain(get_rows).chain(others);
+        work::lock_queues(tx, changed.collect()).await?;
         if !given_up.is_empty() {
             work::give_up_places(tx, &self.shared.node, &given_up).await?;
         }
@@ -426,7 +440,17 @@ impl<C: Courier> Round<C> {
             return Ok(0);
         }
         let leases = pull::with_events(&self.db, self.log.as_ref(), claimed).await?;
-        let errands = self.courier.prepare(leases).await?;
+        // Should that fail, they were not tried.
+        let back = Outcome::Released { delay: LOOK };
+        let back = leases.iter().map(|one| (one.work.id, one.work.token, back.clone()));
+        let back: Vec<Answer> = back.collect();
+        let errands = match self.courier.prepare(leases).await {
+            Ok(errands) => errands,
+            Err(error) => {
+                pull::answer(&self.db, self.log.as_ref(), None, &back).await?;
+                return Err(error);
+            }
+        };
         let count = errands.len();
         for (lease, errand) in errands {
             let Some(place) = places.split(1) else { break };
@@ -497,7 +521,7 @@ async fn write<C: Courier>(
         // transaction of its own, so that rows and queues are locked in one order everywhere; and
         // until it has worked, as the outcomes are known and must not be lost.
         let landings = Landings { landed, shared: Arc::clone(&shared) };
-        while !landings.landed.is_empty()
+        while (!landings.landed.is_empty() || !shared.lanes.forsaken().is_empty())
             && let Err(error) = courier.land(&landings).await
             && is_to_try_again::<C>(&error, stop).await
         {}

@@ -325,6 +325,15 @@ impl Query {
     }
 }
 
+/// Whether the database took a transaction back in favour of another: they waited for each other, or the
+/// other kept a lock for too long. Begun anew it goes on.
+pub(crate) fn yields(error: &sqlx::Error) -> bool {
+    const DEADLOCK: &str = "40P01";
+    const LOCK_TIMEOUT: &str = "55P03";
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| [DEADLOCK, LOCK_TIMEOUT].contains(&&*code))
+}
+
 /// How long an answer that tells the time may take and still be believed.
 const CLOCK_DOUBT_MAX: Duration = Duration::from_millis(100);
 const BEGIN_SQLITE: &str = "begin immediate";

@@ -166,6 +166,9 @@ pub async fn redrive(
         .collect();
     keys.sort_unstable();
     keys.dedup();
+    // Whoever ends what is in front has ended, or waits and then sees what stands behind it now.
+    let names: Vec<&str> = keys.iter().map(|(_, key)| key.as_str()).collect();
+    work::busy_keys(tx, queue.0, &names).await?;
     work::release_keys(tx, &keys, now_us).await?;
     work::hint(tx, queue, now_us).await?;
     tx.wake(signals::WORK);
@@ -245,9 +248,10 @@ impl Selection {
     fn condition(&self, first: usize) -> (String, Vec<Bind>) {
         let (mut text, mut binds) = (String::new(), Vec::new());
         if let Some(error) = &self.error {
-            text.push_str(&format!(" and last_error like ${} escape '!'", first + binds.len()));
-            let escaped = error.replace('!', "!!").replace('%', "!%").replace('_', "!_");
-            binds.push(Bind::Text(format!("%{escaped}%")));
+            // The same on every database, which `like` is not: whether it has this in it, as written.
+            let at = first + binds.len();
+            text.push_str(&format!(" and replace(last_error, ${at}, '') <> last_error"));
+            binds.push(Bind::Text(error.clone()));
         }
         if let Some(since) = self.since {
             text.push_str(&format!(" and last_failed_at_us >= ${}", first + binds.len()));

@@ -213,6 +213,7 @@ impl<C: Consumer> Handler for Each<C> {
                 self.consumer.handle(event, &mut delivery).await
             };
             let answer = attempt(call, self.spec.policy.timeout.0).await;
+            tx.check()?;
             answers.push(close(tx, answer, item, &mut held).await?);
         }
         Ok(answers)
@@ -267,6 +268,7 @@ impl<C: BatchConsumer> Handler for Whole<C> {
             tx.guard();
             let call = self.consumer.handle(&events, generation, tx);
             let answer = attempt(call, self.spec.policy.timeout.0).await;
+            tx.check()?;
             if answer.is_err() && stretch.len() > 1 {
                 tx.undo().await?;
                 let right = stretch.split_off(stretch.len() / 2);

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use schemas::Timestamp;
 use sqlx::Row;
 
-use crate::db::sql;
+use crate::db::{sql, yields};
 use crate::handler::{Handled, Handler, Item, Kind, Spec};
 use crate::registry::Registration;
 use crate::retries::events_of;
@@ -100,8 +100,6 @@ pub enum LeaseError {
     Log(#[from] ReadError),
 }
 
-/// Postgres's code for a deadlock, and how often an answer is begun for it.
-const DEADLOCK: &str = "40P01";
 const ANSWERS_MAX: u32 = 3;
 /// Before a row whose event could not be read is leased again.
 const UNREADABLE_DELAY: Duration = Duration::from_millis(500);
@@ -190,7 +188,7 @@ pub async fn answer(
     let mut tries = 1;
     loop {
         match try_answer(db, log, only, answers).await {
-            Err(LeaseError::Database(error)) if is_deadlock(&error) && tries < ANSWERS_MAX => {
+            Err(LeaseError::Database(error)) if yields(&error) && tries < ANSWERS_MAX => {
                 tries += 1;
             }
             settled => return settled,
@@ -209,13 +207,6 @@ async fn try_answer(
     keep_events(&mut tx, log, &settled).await?;
     tx.commit().await?;
     Ok(settled)
-}
-
-/// Whether the database took back one of two transactions that waited for each other; begun anew it
-/// waits for the other only.
-fn is_deadlock(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref()
-        == Some(DEADLOCK)
 }
 
 /// Makes leases last longer: see [`work::extend`].

@@ -1,6 +1,6 @@
 //! Moves running replays on: one node at a time, by a duty.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,10 +90,14 @@ impl Replayer {
                 continue;
             }
             let pace = paces.entry(replay.id.as_str().to_owned()).or_insert_with(Pace::new);
-            match self.step(replay, pace).await? {
-                Step::More => wait = Duration::ZERO,
-                Step::After(time) => wait = wait.min(time),
-                Step::Wait => {}
+            match self.step(replay, pace).await {
+                Ok(Step::More) => wait = Duration::ZERO,
+                Ok(Step::After(time)) => wait = wait.min(time),
+                Ok(Step::Wait) => {}
+                Err(error) => {
+                    let replay = replay.id.as_str();
+                    tracing::warn!(replay, error = %chain(&error), "moving a replay on");
+                }
             }
         }
         Ok(wait)
@@ -196,15 +200,17 @@ impl Replayer {
             .filter(|(_, progress)| replay::choose(replay.mode, progress) != Choice::Skip)
             .map(|(event, _)| event)
             .collect();
-        let handed = i64::try_from(chosen.len()).unwrap_or(0);
-        let skipped = i64::try_from(events.len()).unwrap_or(0) - handed;
         let mut tx = self.db.begin().await?;
+        // What is left of an earlier handling makes room for the new row; what is under way since it was
+        // looked at keeps its own.
+        clear_ended(&mut tx, queue, &chosen).await?;
+        let under_way = under_way(&mut tx, queue, &chosen).await?;
+        let handed = i64::try_from(chosen.len() - under_way.len()).unwrap_or(0);
+        let skipped = i64::try_from(events.len()).unwrap_or(0) - handed;
         if !advance(&mut tx, replay, page.through, Taken { handed, skipped }).await? {
             return Ok(0);
         }
-        // What is left of an earlier handling makes room for the new row.
-        clear_ended(&mut tx, queue, &chosen).await?;
-        for event in chosen {
+        for event in chosen.into_iter().filter(|event| !under_way.contains(&event.seq)) {
             let ordered = consumer.policy.ordered;
             tx.enqueue(NewWork {
                 seq: Some(event.seq),
@@ -265,6 +271,12 @@ impl Replayer {
     ) -> Result<(), ReplayError> {
         let pruned = self.log.pruned_through().await?;
         let mut tx = self.db.begin().await?;
+        // Somebody may have paused or cancelled it since it was read.
+        if generation == consumer.generation
+            || !end(&mut tx, replay, "completed", None, Some(replay.total)).await?
+        {
+            return Ok(());
+        }
         handler.switch(&mut tx, consumer.generation, generation, &pruned).await?;
         registry::drop_generation(&mut tx, consumer, consumer.generation).await?;
         let query = sql("update consumer set generation = $2 where name = $1 and generation = $3")
@@ -273,7 +285,6 @@ impl Replayer {
             .bind(consumer.generation);
         tx.execute(query).await?;
         registry::touch(&mut tx).await?;
-        end(&mut tx, replay, "completed", None, Some(replay.total)).await?;
         tx.commit().await?;
         tracing::info!(consumer = consumer.name, generation, "a rebuilt generation took over");
         Ok(())
@@ -292,13 +303,14 @@ impl Replayer {
     }
 }
 
+/// Ends a replay that is running; whether it was.
 async fn end(
     tx: &mut Tx,
     replay: &Replay,
     status: &'static str,
     error: Option<&str>,
     done: Option<i64>,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
     let query = sql("update replay set status = $2, error = $3, updated_at_us = $4,
              done = coalesce($5, done), handed = coalesce($5, handed)
@@ -308,7 +320,7 @@ async fn end(
     .bind(error.map(str::to_owned))
     .bind(now_us)
     .bind(done);
-    tx.execute(query).await.map(|_| ())
+    Ok(tx.execute(query).await?.rows_affected() == 1)
 }
 
 /// Moves the position of a replay, unless it has been moved or stopped since it was read.
@@ -349,6 +361,27 @@ async fn clear_ended(
         tx.execute(query).await?;
     }
     Ok(())
+}
+
+/// Those of the events that have a row in the queue.
+async fn under_way(
+    tx: &mut Tx,
+    queue: QueueId,
+    events: &[&Arc<Recorded>],
+) -> Result<HashSet<Seq>, sqlx::Error> {
+    let mut seqs = HashSet::new();
+    for chunk in bulk::chunks(events) {
+        let mut query = built(format!(
+            "select seq from work where queue = $1 and seq in ({})",
+            bulk::list(2, chunk.len())
+        ));
+        query = query.bind(queue.0);
+        for event in chunk {
+            query = query.bind(event.seq.get());
+        }
+        seqs.extend(tx.fetch_all(query).await?.iter().map(|row| Seq::new(row.get(0))));
+    }
+    Ok(seqs)
 }
 
 /// How many events a rate lets pass: whole ones, saved up for at most a slice or one event.

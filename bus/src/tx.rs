@@ -4,7 +4,7 @@ use schemas::Event;
 use sqlx::any::{AnyQueryResult, AnyRow};
 use sqlx::{Any, Transaction};
 
-use crate::db::Query;
+use crate::db::{Query, yields};
 use crate::log::EVENT_BYTES_MAX;
 use crate::outbox;
 use crate::work::{self, NewWork};
@@ -20,6 +20,8 @@ pub struct Tx {
     savepoint: Savepoint,
     /// Whether there is a savepoint that the next one takes the place of.
     has_savepoint: bool,
+    /// Whether the database has taken it back in favour of another.
+    yielded: bool,
     outbox: Vec<String>,
     work: Vec<NewWork>,
     wake: Vec<&'static str>,
@@ -63,6 +65,7 @@ impl Tx {
             statements: 0,
             savepoint: Savepoint::None,
             has_savepoint: false,
+            yielded: false,
             outbox: Vec::new(),
             work: Vec::new(),
             wake: Vec::new(),
@@ -77,7 +80,8 @@ impl Tx {
     pub async fn execute(&mut self, query: Query) -> Result<AnyQueryResult, sqlx::Error> {
         self.open_savepoint().await?;
         self.statements += 1;
-        self.db.inner(query).execute(&mut *self.transaction).await
+        let done = self.db.inner(query).execute(&mut *self.transaction).await;
+        self.noted(done)
     }
 
     /// Runs a statement and returns its rows.
@@ -87,7 +91,8 @@ impl Tx {
     pub async fn fetch_all(&mut self, query: Query) -> Result<Vec<AnyRow>, sqlx::Error> {
         self.open_savepoint().await?;
         self.statements += 1;
-        self.db.inner(query).fetch_all(&mut *self.transaction).await
+        let rows = self.db.inner(query).fetch_all(&mut *self.transaction).await;
+        self.noted(rows)
     }
 
     /// Runs a statement and returns its first row.
@@ -97,7 +102,26 @@ impl Tx {
     pub async fn fetch_optional(&mut self, query: Query) -> Result<Option<AnyRow>, sqlx::Error> {
         self.open_savepoint().await?;
         self.statements += 1;
-        self.db.inner(query).fetch_optional(&mut *self.transaction).await
+        let row = self.db.inner(query).fetch_optional(&mut *self.transaction).await;
+        self.noted(row)
+    }
+
+    /// Notes when a statement failed because of another transaction, for [`Tx::check`].
+    fn noted<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        self.yielded |= done.as_ref().is_err_and(yields);
+        done
+    }
+
+    /// Whether this transaction can still commit: it cannot once the database has taken it back in
+    /// favour of another, which is nobody's failure.
+    ///
+    /// # Errors
+    /// It was taken back.
+    pub(crate) fn check(&self) -> Result<(), sqlx::Error> {
+        if self.yielded {
+            return Err(sqlx::Error::Protocol("it was taken back in favour of another".into()));
+        }
+        Ok(())
     }
 
     /// The connection, for statements written with sqlx itself.

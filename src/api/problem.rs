@@ -96,10 +96,6 @@ impl Problem {
         Problem::new(StatusCode::CONFLICT, "conflict", detail)
     }
 
-    pub(crate) fn is_conflict(&self) -> bool {
-        self.status == StatusCode::CONFLICT
-    }
-
     pub(crate) fn precondition(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", detail)
     }

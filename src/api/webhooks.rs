@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{Path, RawQuery, State as Extract};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::{Extension, Json};
 use bus::{Span, Tx};
@@ -29,6 +29,8 @@ use crate::keys::Principal;
 pub(crate) const DISABLED: &str = "the webhook is disabled; enable it first";
 /// Endpoints of one tenant at most.
 const PER_TENANT_MAX: i64 = 1_000;
+/// How often a change is made of what others have written meanwhile.
+const CHANGE_TRIES: usize = 16;
 /// Endpoints whose public keys are shown at once.
 const PUBLISHED_MAX: i64 = 500;
 /// Endpoints that one transaction erases.
@@ -128,9 +130,7 @@ pub(crate) async fn create(
     let secret = wanted.secret.unwrap_or_else(|| wanted.manner.signature.draw()).expose();
     let active = [ActiveSecret { secret: secret.clone(), ends_at_us: None }];
     let mut tx = state.db.begin().await?;
-    if store::count(&mut tx, wanted.tenant.as_deref()).await? >= PER_TENANT_MAX {
-        return Err(Problem::conflict(format!("there are {PER_TENANT_MAX} of them already")));
-    }
+    check_room(&mut tx, wanted.tenant.as_deref()).await?;
     let endpoint = Endpoint {
         id: EndpointId::new(),
         url: wanted.url,
@@ -227,37 +227,31 @@ pub(crate) async fn patch(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let known = find(&state, &id).await?;
-    let mut fields = Fields::of_body(&headers, &body)?;
-    if fields.value("secret").is_some() {
-        fields.fault("secret", "is changed by rotate");
-    }
-    let wanted = Wanted::read(&mut fields, &state, Some(&known));
-    fields.finish()?;
-    version(&known).check(&headers)?;
-    let seal = webhook_body::seal(&state)?;
-    // What was counted against another address is no longer true.
-    let same = wanted.url == known.url;
-    let counted = if same { Counted::Kept } else { Counted::Forgotten };
-    if wanted.tenant != known.tenant {
-        let mut tx = state.db.begin().await?;
-        if store::count(&mut tx, wanted.tenant.as_deref()).await? >= PER_TENANT_MAX {
-            return Err(Problem::conflict(format!("there are {PER_TENANT_MAX} of them already")));
+    let patched = |known: Endpoint| {
+        let mut fields = Fields::of_body(&headers, &body)?;
+        if fields.value("secret").is_some() {
+            fields.fault("secret", "is changed by rotate");
         }
-    }
-    let to = Endpoint {
-        url: wanted.url,
-        types: wanted.types,
-        filter: wanted.filter,
-        description: wanted.description,
-        tenant: wanted.tenant,
-        headers: webhooks::seal_headers(seal, &wanted.headers),
-        manner: wanted.manner,
-        metadata: wanted.metadata,
-        ..known
+        let wanted = Wanted::read(&mut fields, &state, Some(&known));
+        fields.finish()?;
+        let seal = webhook_body::seal(&state)?;
+        // What was counted against another address is no longer true.
+        let same = wanted.url == known.url;
+        let counted = if same { Counted::Kept } else { Counted::Forgotten };
+        let to = Endpoint {
+            url: wanted.url,
+            types: wanted.types,
+            filter: wanted.filter,
+            description: wanted.description,
+            tenant: wanted.tenant,
+            headers: webhooks::seal_headers(seal, &wanted.headers),
+            manner: wanted.manner,
+            metadata: wanted.metadata,
+            ..known
+        };
+        Ok((to, counted))
     };
-    let to = write(&state, to, &principal, "updated", counted).await;
-    let to = to.map_err(|problem| lost_race(problem, &headers))?;
+    let to = change(&state, &id, &headers, &principal, "updated", patched).await?;
     Ok(version(&to).answer(StatusCode::OK, describe(&state, to)))
 }
 
@@ -343,32 +337,38 @@ pub(crate) async fn rotate(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let mut fields = Fields::of_body(&headers, &body)?;
-    let known = find(&state, &id).await?;
-    let (scheme, given) = webhook_body::read_secret(&mut fields, known.manner.signature);
-    let overlap = webhook_body::read_overlap(&mut fields);
-    fields.finish()?;
-    version(&known).check(&headers)?;
-    let mut secrets = open(&state, &known)?;
-    if overlap.micros() > 0 && secrets.len() >= webhooks::SECRETS_MAX {
-        let most = webhooks::SECRETS_MAX;
-        return Err(Problem::conflict(format!("{most} secrets sign already; wait until one ends")));
-    }
-    let ends_us = state.db.clock().now().as_micros().saturating_add(overlap.micros());
-    for one in &mut secrets {
-        one.ends_at_us = Some(one.ends_at_us.map_or(ends_us, |end| end.min(ends_us)));
-    }
-    let secret = given.unwrap_or_else(|| scheme.draw()).expose();
-    secrets.insert(0, ActiveSecret { secret: secret.clone(), ends_at_us: None });
-    let to = Endpoint {
-        secrets: seal_secrets(webhook_body::seal(&state)?, &secrets),
-        public_keys: webhooks::public_keys(&secrets),
-        manner: Manner { signature: scheme, ..known.manner.clone() },
-        ..known
+    let rotated = |known: Endpoint| {
+        let mut fields = Fields::of_body(&headers, &body)?;
+        let (scheme, given) = webhook_body::read_secret(&mut fields, known.manner.signature);
+        let overlap = webhook_body::read_overlap(&mut fields);
+        let secret = given.unwrap_or_else(|| scheme.draw()).expose();
+        fields.finish()?;
+        // One that signs already becomes the newest, and signs once.
+        let mut secrets = open(&state, &known)?;
+        secrets.retain(|one| one.secret != secret);
+        if overlap.micros() > 0 && secrets.len() >= webhooks::SECRETS_MAX {
+            let most = webhooks::SECRETS_MAX;
+            return Err(Problem::conflict(format!(
+                "{most} secrets sign already; wait until one ends"
+            )));
+        }
+        // Those of earlier rotations end when it was said that they would.
+        let ends_us = state.db.clock().now().as_micros().saturating_add(overlap.micros());
+        for one in &mut secrets {
+            one.ends_at_us.get_or_insert(ends_us);
+        }
+        secrets.insert(0, ActiveSecret { secret, ends_at_us: None });
+        let to = Endpoint {
+            secrets: seal_secrets(webhook_body::seal(&state)?, &secrets),
+            public_keys: webhooks::public_keys(&secrets),
+            manner: Manner { signature: scheme, ..known.manner.clone() },
+            ..known
+        };
+        Ok((to, Counted::Kept))
     };
-    let to = write(&state, to, &principal, "rotated", Counted::Kept).await;
-    let to = to.map_err(|problem| lost_race(problem, &headers))?;
-    let body = WebhookBody { secret: Some(secret), ..describe(&state, to.clone()) };
+    let to = change(&state, &id, &headers, &principal, "rotated", rotated).await?;
+    let secret = open(&state, &to)?.into_iter().next().map(|newest| newest.secret);
+    let body = WebhookBody { secret, ..describe(&state, to.clone()) };
     Ok(version(&to).answer(StatusCode::OK, body))
 }
 
@@ -384,10 +384,13 @@ pub(crate) async fn enable(
     Extract(state): Extract<State>,
     Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let known = find(&state, &id).await?;
-    let to = Endpoint { disabled_reason: None, failing_since: None, ..known };
-    let to = write(&state, to, &principal, "enabled", Counted::Forgotten).await?;
+    let enabled = |known| {
+        let to = Endpoint { disabled_reason: None, failing_since: None, ..known };
+        Ok((to, Counted::Forgotten))
+    };
+    let to = change(&state, &id, &headers, &principal, "enabled", enabled).await?;
     let missed = deliveries::missed(&state.db, state.log.as_ref(), &to.id).await?;
     let Missed { failed, skipped, since } = missed;
     let missed = Some(MissedBody { failed, skipped, since });
@@ -404,10 +407,13 @@ pub(crate) async fn disable(
     Extract(state): Extract<State>,
     Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let known = find(&state, &id).await?;
-    let to = Endpoint { disabled_reason: Some("requested".to_owned()), ..known };
-    let to = write(&state, to, &principal, "disabled", Counted::Kept).await?;
+    let disabled = |known| {
+        let to = Endpoint { disabled_reason: Some("requested".to_owned()), ..known };
+        Ok((to, Counted::Kept))
+    };
+    let to = change(&state, &id, &headers, &principal, "disabled", disabled).await?;
     Ok(version(&to).answer(StatusCode::OK, describe(&state, to)))
 }
 
@@ -482,30 +488,42 @@ fn open(state: &State, endpoint: &Endpoint) -> Result<Vec<ActiveSecret>, Problem
     Ok(secrets)
 }
 
-/// A change that came second is one whose precondition no longer holds, where it had one.
-fn lost_race(problem: Problem, headers: &HeaderMap) -> Problem {
-    if problem.is_conflict() && headers.contains_key(header::IF_MATCH) {
-        return Problem::precondition("it was changed at the same moment");
-    }
-    problem
-}
-
-/// Writes a change, unless somebody else has made one since it was read.
-async fn write(
+/// Changes a webhook as `make` says of what is there. Where somebody else has changed it in between, it
+/// is made of that: only who has named a version is told.
+async fn change(
     state: &State,
-    to: Endpoint,
+    id: &str,
+    headers: &HeaderMap,
     principal: &Principal,
     what: &str,
-    counted: Counted,
+    make: impl Fn(Endpoint) -> Result<(Endpoint, Counted), Problem>,
 ) -> Result<Endpoint, Problem> {
-    let mut tx = state.db.begin().await?;
-    if !store::update(&mut tx, &to, counted, &principal.name).await? {
-        return Err(Problem::conflict("it was changed at the same moment; try again"));
+    let id = parse(id)?;
+    for _ in 0..CHANGE_TRIES {
+        let mut tx = state.db.begin().await?;
+        let known = store::find_in(&mut tx, &id).await?.ok_or_else(missing)?;
+        let (version, tenant) = (version(&known), known.tenant.clone());
+        let (to, counted) = make(known)?;
+        version.check(headers)?;
+        if to.tenant != tenant {
+            check_room(&mut tx, to.tenant.as_deref()).await?;
+        }
+        if store::update(&mut tx, &to, counted, &principal.name).await? {
+            tell(&mut tx, what, &to);
+            let written = store::find_in(&mut tx, &to.id).await?.ok_or_else(missing)?;
+            tx.commit().await?;
+            return Ok(written);
+        }
     }
-    tell(&mut tx, what, &to);
-    let written = store::find_in(&mut tx, &to.id).await?.ok_or_else(missing)?;
-    tx.commit().await?;
-    Ok(written)
+    Err(Problem::unavailable("others keep changing it at the same moment"))
+}
+
+/// Refuses another webhook of a tenant that has as many as one may have.
+async fn check_room(tx: &mut Tx, tenant: Option<&str>) -> Result<(), Problem> {
+    if store::count(tx, tenant).await? >= PER_TENANT_MAX {
+        return Err(Problem::conflict(format!("there are {PER_TENANT_MAX} of them already")));
+    }
+    Ok(())
 }
 
 fn tell(tx: &mut Tx, what: &str, endpoint: &Endpoint) {

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bus::pull::{Lease, LeaseError, keep_events};
 use bus::work::{self, Outcome};
-use bus::{Answer, Courier, Db, Dispatcher, Landings, Log, NodeId, Round, Seal, Trip};
+use bus::{Answer, Courier, Db, Dispatcher, Landed, Landings, Log, NodeId, Round, Seal, Trip};
 use egress::Egress;
 use tokio_util::sync::CancellationToken;
 
 use crate::attempt::{Attempt, attempt};
 use crate::endpoint::Endpoint;
+use crate::health::Heard;
 use crate::outbound::Outbound;
-use crate::{abandoned, health, outcome, store};
+use crate::{abandoned, outcome, store};
 
 /// Deliveries on their way at once, over all endpoints of this node: hanging ones take ten places
 /// each, and a thousand of them must leave room for the others.
@@ -138,7 +139,7 @@ impl Courier for DeliverWebhooks {
         outcome::note(&mut tx, &settled, notes).await?;
         let made: Vec<_> = notes.iter().filter_map(|note| note.made.as_ref()).collect();
         outcome::count(&mut tx, &made).await?;
-        health::note(&mut tx, &made).await?;
+        Heard::of(&mut tx, &made).await?.note(&mut tx).await?;
         keep_events(&mut tx, self.log.as_ref(), &settled).await?;
         tx.commit().await?;
         Ok(())
@@ -146,11 +147,16 @@ impl Courier for DeliverWebhooks {
 
     async fn land(&self, landings: &Landings<DeliverWebhooks>) -> Result<(), LeaseError> {
         let mut tx = self.db.begin().await?;
-        let held = landings.take_off(&mut tx).await?;
-        outcome::land(&mut tx, landings.landed(), &held).await?;
         let made: Vec<_> = landings.landed().iter().filter_map(outcome::made).collect();
+        let heard = Heard::of(&mut tx, &made).await?;
+        let recovers = |one: &&Landed<DeliverWebhooks>| {
+            outcome::made(one).is_some_and(|(to, _)| heard.recovers(&to.endpoint().id))
+        };
+        let recovering = landings.landed().iter().filter(recovers).map(|one| one.queue);
+        let held = landings.take_off(&mut tx, recovering).await?;
+        outcome::land(&mut tx, landings.landed(), &held).await?;
         outcome::count(&mut tx, &made).await?;
-        health::note(&mut tx, &made).await?;
+        heard.note(&mut tx).await?;
         tx.commit().await?;
         Ok(())
     }

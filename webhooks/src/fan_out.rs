@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bus::work::{QueueId, WorkId};
-use bus::{BatchConsumer, Db, Dispatcher, Failure, Parcel, Recorded, Tx, sql};
+use bus::work::{self, QueueId, WorkId};
+use bus::{BatchConsumer, Db, Dialect, Dispatcher, Failure, Parcel, Recorded, Tx, built, bulk};
 use schemas::Patterns;
 use sqlx::Row;
 
@@ -123,6 +123,7 @@ impl BatchConsumer for FanOutWebhooks {
         tx: &mut Tx,
     ) -> Result<(), Failure> {
         self.refresh(tx).await?;
+        self.lock(tx, events).await?;
         // A few events at a time: any of them may be for every endpoint there is.
         for some in events.chunks(EVENTS) {
             self.hand_on(tx, self.matches(some)).await?;
@@ -132,6 +133,20 @@ impl BatchConsumer for FanOutWebhooks {
 }
 
 impl FanOutWebhooks {
+    /// Locks the queues that events are sent out to, all at once, as [`work::lock_queues`] says. Those of
+    /// ordered endpoints get rows, which are locked before their queues.
+    async fn lock(&self, tx: &mut Tx, events: &[Arc<Recorded>]) -> Result<(), sqlx::Error> {
+        if tx.dialect() == Dialect::Sqlite || self.lane.get().is_none() {
+            return Ok(());
+        }
+        let queues: HashSet<QueueId> = {
+            let known = self.known();
+            let matches = events.iter().flat_map(|event| known.index.matches(&event.event));
+            matches.filter(|entry| entry.is_sent_out()).map(|entry| entry.queue).collect()
+        };
+        work::lock_queues(tx, queues.into_iter().collect()).await
+    }
+
     async fn hand_on(&self, tx: &mut Tx, mut matches: Vec<Match<'_>>) -> Result<(), sqlx::Error> {
         let known = existing(tx, &matches).await?;
         matches.retain(|one| {
@@ -159,8 +174,7 @@ impl FanOutWebhooks {
         let Some(dispatcher) = self.lane.get() else { return Ok(()) };
         let mut parcels: BTreeMap<QueueId, Vec<Parcel<DeliverWebhooks>>> = BTreeMap::new();
         for Match { entry, event } in &*matches {
-            // Of one key, each waits for the one before.
-            if entry.endpoint.disabled_reason.is_none() && !entry.endpoint.manner.ordered {
+            if entry.is_sent_out() {
                 let id = new_delivery::id_of(&entry.endpoint.id, event);
                 let outbound = entry.outbound(|one| dispatcher.courier().outbound(one));
                 let parcel = (id, Arc::clone(event), Some(outbound));
@@ -185,11 +199,19 @@ async fn existing(
     tx: &mut Tx,
     matches: &[Match<'_>],
 ) -> Result<HashSet<(i64, String)>, sqlx::Error> {
-    let seqs = || matches.iter().map(|one| one.event.seq.get());
-    let (Some(first), Some(last)) = (seqs().min(), seqs().max()) else {
-        return Ok(HashSet::new());
-    };
-    let query = sql("select seq, endpoint from webhook_delivery where seq between $1 and $2");
-    let rows = tx.fetch_all(query.bind(first).bind(last)).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    let mut seqs: Vec<i64> = matches.iter().map(|one| one.event.seq.get()).collect();
+    seqs.sort_unstable();
+    seqs.dedup();
+    let mut found = HashSet::new();
+    for chunk in bulk::lists(&seqs) {
+        let mut query = built(format!(
+            "select seq, endpoint from webhook_delivery where seq in ({})",
+            bulk::list(1, chunk.len())
+        ));
+        for seq in &chunk {
+            query = query.bind(**seq);
+        }
+        found.extend(tx.fetch_all(query).await?.iter().map(|row| (row.get(0), row.get(1))));
+    }
+    Ok(found)
 }

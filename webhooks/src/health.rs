@@ -51,23 +51,43 @@ struct Seen {
     pause: Option<Duration>,
 }
 
-/// Counts the attempts for and against their endpoints.
-pub(crate) async fn note(tx: &mut Tx, made: &[Made<'_>]) -> Result<(), sqlx::Error> {
-    let mut seen: BTreeMap<&EndpointId, Seen> = BTreeMap::new();
-    for (outbound, attempt) in made {
-        seen.entry(&outbound.endpoint().id).or_default().add(attempt);
-    }
-    for (id, held_until_us) in failing(tx, &seen).await? {
-        // What was begun before the pause says nothing of how it is now.
-        let delivered_at_us = seen.get(&id).and_then(|seen| seen.delivered_at_us);
-        if delivered_at_us.is_some_and(|at| at >= held_until_us) {
-            recover(tx, &id).await?;
+/// What a batch of attempts says for and against their endpoints.
+pub(crate) struct Heard<'a> {
+    seen: BTreeMap<&'a EndpointId, Seen>,
+    recovering: Vec<EndpointId>,
+}
+
+impl<'a> Heard<'a> {
+    pub(crate) async fn of(tx: &mut Tx, made: &[Made<'a>]) -> Result<Heard<'a>, sqlx::Error> {
+        let mut seen: BTreeMap<&EndpointId, Seen> = BTreeMap::new();
+        for (outbound, attempt) in made {
+            seen.entry(&outbound.endpoint().id).or_default().add(attempt);
         }
+        let mut recovering = failing(tx, &seen).await?;
+        // What was begun before the pause says nothing of how it is now.
+        recovering.retain(|(id, held_until_us)| {
+            let delivered_at_us = seen.get(id).and_then(|seen| seen.delivered_at_us);
+            delivered_at_us.is_some_and(|at| at >= *held_until_us)
+        });
+        let recovering = recovering.into_iter().map(|(id, _)| id).collect();
+        Ok(Heard { seen, recovering })
     }
-    for (id, seen) in seen.iter().filter(|(_, seen)| seen.is_bad()) {
-        count_failures(tx, id, seen).await?;
+
+    /// Whether an endpoint was failing and does so no longer.
+    pub(crate) fn recovers(&self, id: &EndpointId) -> bool {
+        self.recovering.contains(id)
     }
-    Ok(())
+
+    /// Writes it, with the queues of those locked that recover or fail.
+    pub(crate) async fn note(self, tx: &mut Tx) -> Result<(), sqlx::Error> {
+        for id in &self.recovering {
+            recover(tx, id).await?;
+        }
+        for (id, seen) in self.seen.iter().filter(|(_, seen)| seen.is_bad()) {
+            count_failures(tx, id, seen).await?;
+        }
+        Ok(())
+    }
 }
 
 /// Those of the endpoints that delivered and were failing, and until when they are held; usually none

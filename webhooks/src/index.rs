@@ -22,6 +22,12 @@ impl Entry {
         Entry { endpoint: Arc::new(endpoint), queue, outbound: OnceLock::new() }
     }
 
+    /// Whether its events are sent out as soon as there are places: not where nothing is to be sent, nor
+    /// where, of one key, each waits for the one before.
+    pub(crate) fn is_sent_out(&self) -> bool {
+        self.endpoint.disabled_reason.is_none() && !self.endpoint.manner.ordered
+    }
+
     /// The endpoint, ready to be posted to.
     pub(crate) fn outbound(&self, make: impl FnOnce(Arc<Endpoint>) -> Outbound) -> Arc<Outbound> {
         let make = || Arc::new(make(Arc::clone(&self.endpoint)));

@@ -1,6 +1,6 @@
 //! Deliveries as they are made: their ids, their rows and the rows of work beside them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bus::work::{NewWork, QueueId, WorkId};
 use bus::{Query, Recorded, Seq, Tx, built, bulk};
@@ -70,15 +70,24 @@ pub(crate) async fn insert(tx: &mut Tx, rows: &[NewDelivery<'_>]) -> Result<(), 
 }
 
 /// Writes deliveries that had no rows, each with the attempt that was made, if it was. One that is
-/// there after all only gets the attempt.
+/// there after all only gets the attempt. Of several for one event, sent out twice as its consumer was
+/// asked to handle it anew, the one that was tried counts.
 pub(crate) async fn insert_tried(
     tx: &mut Tx,
     rows: &[(NewDelivery<'_>, Option<&Attempt>)],
 ) -> Result<(), sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
+    let mut once = BTreeMap::new();
+    for one in rows {
+        let known = once.entry(one.0.id).or_insert(one);
+        if known.1.is_none() {
+            *known = one;
+        }
+    }
+    let rows: Vec<_> = once.into_values().collect();
     let columns = [&COLUMNS[..], &FIRST_ATTEMPT].concat();
     let set = FIRST_ATTEMPT.map(|column| format!("{column} = excluded.{column}")).join(", ");
-    for chunk in bulk::chunks(rows) {
+    for chunk in bulk::chunks(&rows) {
         let mut query = built(format!(
             "insert into webhook_delivery ({}) values {}
              on conflict (endpoint, seq) do update set {set}

@@ -248,8 +248,10 @@ impl Again<'_> {
         new_delivery::insert_again(tx, &rows, &self.cause).await?;
         // What is left of the attempts before makes room for the new row.
         for chunk in bulk::chunks(&rows) {
-            let mut query =
-                built(format!("delete from work where id in ({})", bulk::list(1, chunk.len())));
+            let mut query = built(format!(
+                "delete from work where state in ('done', 'dead', 'discarded') and id in ({})",
+                bulk::list(1, chunk.len())
+            ));
             for row in chunk {
                 query = query.bind(row.id.bytes());
             }

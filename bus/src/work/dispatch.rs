@@ -15,7 +15,7 @@ use sqlx::Row;
 
 use super::id::bind_ids;
 use super::limit::{self, Limit};
-use super::queue::{self, QueueInfo};
+use super::queue::{self, QueueInfo, lock_queues};
 use super::{QueueId, WorkId};
 use crate::db::{Query, built, sql};
 use crate::{Db, Dialect, NodeId, Seq, Tx, bulk};
@@ -48,7 +48,8 @@ pub(crate) struct Dispatch {
 /// paused, none.
 ///
 /// The places are taken in this transaction, as a claim takes them, with the queues locked: no
-/// two can take the same one.
+/// two can take the same one. Whoever sends out several times in one transaction locks all the queues
+/// with [`lock_queues`] first.
 ///
 /// # Errors
 /// Those of the database.
@@ -96,12 +97,12 @@ pub(crate) async fn begin_dispatch(
 }
 
 /// Those of the queues that are not paused, and whether they have rows due; locked until the
-/// transaction ends. On Postgres those are passed over that somebody else has locked.
+/// transaction ends.
 async fn open_queues(tx: &mut Tx, ids: Vec<i64>) -> Result<Vec<(QueueInfo, bool)>, sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
     let lock = match tx.dialect() {
         Dialect::Sqlite => "",
-        Dialect::Postgres => " order by id for update skip locked",
+        Dialect::Postgres => " order by id for update",
     };
     let mut queues = Vec::with_capacity(ids.len());
     for chunk in bulk::lists(&ids) {
@@ -218,7 +219,7 @@ pub(crate) async fn give_up_places(
     node: &NodeId,
     given_up: &BTreeMap<QueueId, Places>,
 ) -> Result<(), sqlx::Error> {
-    lock(tx, given_up.keys().map(|queue| queue.0).collect()).await?;
+    lock_queues(tx, given_up.keys().copied().collect()).await?;
     let all: Vec<(&QueueId, &Places)> = given_up.iter().collect();
     let mut freed = BTreeMap::new();
     for chunk in bulk::lists(&all) {
@@ -272,15 +273,6 @@ pub(crate) async fn are_due(
     Ok(due)
 }
 
-/// Locks queues, as claims do: one that found no place has ended, and its rows are seen here.
-async fn lock(tx: &mut Tx, mut ids: Vec<i64>) -> Result<(), sqlx::Error> {
-    ids.sort_unstable();
-    for chunk in bulk::chunks(&ids) {
-        queue::lock(tx, chunk).await?;
-    }
-    Ok(())
-}
-
 /// Puts places back into the limits of their queues, which are locked.
 async fn give_back(tx: &mut Tx, freed: &BTreeMap<i64, i64>) -> Result<(), sqlx::Error> {
     let ids: Vec<i64> =
@@ -295,10 +287,31 @@ async fn give_back(tx: &mut Tx, freed: &BTreeMap<i64, i64>) -> Result<(), sqlx::
         }
     }
     limit::give_back(tx, &places).await?;
-    let due = are_due(tx, ids.iter().map(|id| QueueId(*id))).await?;
-    let now_us = tx.clock().now().as_micros();
-    let hints: Vec<(i64, i64)> = due.iter().map(|queue| (queue.0, now_us)).collect();
+    // A claim that found no place has noted that none of them is to be looked at: not when a row is due
+    // now, and not when one will be.
+    let hints = first_ready(tx, &ids).await?;
     if hints.is_empty() { Ok(()) } else { queue::hint_due(tx, &hints).await }
+}
+
+/// Those of the queues that have rows to be tried, and when the first of each is due.
+async fn first_ready(tx: &mut Tx, queues: &[i64]) -> Result<Vec<(i64, i64)>, sqlx::Error> {
+    let mut first = Vec::new();
+    for chunk in bulk::lists(queues) {
+        let mut query = built(format!(
+            "select id, (select min(due_at_us) from work
+                 where queue = work_queue.id and state = 'ready')
+             from work_queue where id in ({})",
+            bulk::list(1, chunk.len())
+        ));
+        for queue in chunk {
+            query = query.bind(*queue);
+        }
+        let rows = tx.fetch_all(query).await?;
+        first.extend(
+            rows.iter().filter_map(|row| Some((row.get(0), row.get::<Option<i64>, _>(1)?))),
+        );
+    }
+    Ok(first)
 }
 
 /// Events without an outcome whose process does not try them any more.
@@ -361,7 +374,7 @@ async fn free_places(
         .map(|row| (row.get(0), row.get(1)))
         .filter(|(queue, _)| !holds(QueueId(*queue)))
         .collect();
-    lock(tx, left.iter().map(|(queue, _)| *queue).collect()).await?;
+    lock_queues(tx, left.iter().map(|(queue, _)| QueueId(*queue)).collect()).await?;
     let mut freed = BTreeMap::new();
     for (queue, of) in left {
         let query = sql("delete from work_place where queue = $1 and node = $2 returning places");

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use schemas::Timestamp;
 use sqlx::Row;
 
+use super::QueueId;
 use crate::db::{built, sql};
 use crate::{Dialect, Policy, Rate, Tx, bulk};
 
@@ -163,6 +164,8 @@ impl Limit {
         }
     }
 
+    /// Makes the limit, or brings it up to date. A rate that becomes another holds nothing back for
+    /// longer than a whole burst of its own.
     pub(super) async fn define(&self, tx: &mut Tx) -> Result<(), sqlx::Error> {
         let (name, interval, burst, max) = match self {
             Limit::Rate { name, interval_ns, burst, .. } => {
@@ -170,15 +173,35 @@ impl Limit {
             }
             Limit::Concurrency { name, max, .. } => (name, None, None, Some(*max)),
         };
+        let span = interval.unwrap_or(0).saturating_mul(burst.unwrap_or(0));
+        let latest = tx.clock().now().as_micros().saturating_mul(1_000).saturating_add(span);
         let query = sql("insert into work_limit (name, interval_ns, burst, concurrent_max)
              values ($1, $2, $3, $4)
              on conflict (name) do update set interval_ns = excluded.interval_ns,
-                 burst = excluded.burst, concurrent_max = excluded.concurrent_max")
+                 burst = excluded.burst, concurrent_max = excluded.concurrent_max,
+                 arrival_ns = case when work_limit.arrival_ns > $5 then $5
+                     else work_limit.arrival_ns end")
         .bind(name.clone())
         .bind(interval)
         .bind(burst)
-        .bind(max);
+        .bind(max)
+        .bind(latest);
         tx.execute(query).await.map(|_| ())
+    }
+
+    /// Counts anew what is under way in `queue`, which is locked: what was leased while there was no such
+    /// limit is given back to it, and what was leased under it may have ended while there was none.
+    pub(super) async fn count_in_flight(
+        &self,
+        tx: &mut Tx,
+        queue: QueueId,
+    ) -> Result<(), sqlx::Error> {
+        let Limit::Concurrency { name, .. } = self else { return Ok(()) };
+        let query = sql("update work_limit set in_flight =
+                 (select count(*) from work where queue = $2 and state = 'leased')
+                 + (select coalesce(sum(places), 0) from work_place where queue = $2)
+             where name = $1");
+        tx.execute(query.bind(name.clone()).bind(queue.0)).await.map(|_| ())
     }
 
     fn read(row: &sqlx::any::AnyRow) -> Limit {

@@ -49,11 +49,13 @@ pub async fn define(
             .bind(NEVER_US),
         )
         .await?;
+    let queue = QueueId(rows[0].get(0));
     for limit in &own {
         limit.define(tx).await?;
+        limit.count_in_flight(tx, queue).await?;
     }
     tx.wake(crate::signals::WORK);
-    Ok(QueueId(rows[0].get(0)))
+    Ok(queue)
 }
 
 /// The queue `kind`/`name`, if there is one.
@@ -96,21 +98,26 @@ pub async fn set_paused(tx: &mut Tx, queue: QueueId, paused: bool) -> Result<(),
 /// # Errors
 /// Those of the database.
 pub async fn delete_queue(tx: &mut Tx, kind: &str, name: &str) -> Result<(), sqlx::Error> {
-    let (kind, name) = (kind.to_owned(), name.to_owned());
-    let rows = sql("delete from work where queue in
-        (select id from work_queue where kind = $1 and name = $2)");
-    tx.execute(rows.bind(kind.clone()).bind(name.clone())).await?;
-    let sent_out = sql("delete from work_dispatch where queue in
-        (select id from work_queue where kind = $1 and name = $2)");
-    tx.execute(sent_out.bind(kind.clone()).bind(name.clone())).await?;
-    let places = sql("delete from work_place where queue in
-        (select id from work_queue where kind = $1 and name = $2)");
-    tx.execute(places.bind(kind.clone()).bind(name.clone())).await?;
-    let queue = sql("delete from work_queue where kind = $1 and name = $2");
-    tx.execute(queue.bind(kind.clone()).bind(name.clone())).await?;
+    if let Some(queue) = find_in(tx, kind, name).await? {
+        delete_rows(tx, queue).await?;
+        tx.execute(sql("delete from work_queue where id = $1").bind(queue.0)).await?;
+        // What others had put in before that, who kept the queue locked.
+        delete_rows(tx, queue).await?;
+    }
     let limits = sql("delete from work_limit where name in ($1, $2)");
     let base = format!("{kind}/{name}");
     tx.execute(limits.bind(Limit::rate_name(&base)).bind(Limit::concurrency_name(&base))).await?;
+    Ok(())
+}
+
+async fn delete_rows(tx: &mut Tx, queue: QueueId) -> Result<(), sqlx::Error> {
+    for text in [
+        "delete from work where queue = $1",
+        "delete from work_dispatch where queue = $1",
+        "delete from work_place where queue = $1",
+    ] {
+        tx.execute(sql(text).bind(queue.0)).await?;
+    }
     Ok(())
 }
 
@@ -182,24 +189,35 @@ impl QueueInfo {
     }
 }
 
-/// Makes a claim that is under way on these queues end first. Without it, the hint would be compared
-/// with what the queue said before that claim, which does not see the rows of this transaction and
-/// may be about to write that nothing is due.
+/// Locks queues until the transaction ends, so that whoever is about to change what is noted of them
+/// waits, and makes a claim that is under way on them end first: it does not see the rows of this
+/// transaction, and may be about to write that nothing is due.
 ///
-/// Whoever locks rows of work and queues locks the queues last; a claim, which locks them first, waits
-/// for no row. So no two wait for each other.
-pub(super) async fn lock(tx: &mut Tx, queues: &[i64]) -> Result<(), sqlx::Error> {
+/// That no two transactions wait for each other, everybody keeps to this order: rows of work, then
+/// queues by their numbers, all that the transaction will need at once, then limits, then what is of a
+/// room. Claims lock queues first, but pass over what is locked and wait for no row.
+///
+/// # Errors
+/// Those of the database; a queue that is not there any more.
+pub async fn lock_queues(tx: &mut Tx, mut queues: Vec<QueueId>) -> Result<(), sqlx::Error> {
     if tx.dialect() == Dialect::Sqlite {
         return Ok(()); // There is one writer.
     }
-    let mut query = built(format!(
-        "select 1 from work_queue where id in ({}) order by id for update",
-        bulk::list(1, queues.len())
-    ));
-    for queue in queues {
-        query = query.bind(*queue);
+    queues.sort_unstable();
+    queues.dedup();
+    let mut locked = 0;
+    for chunk in bulk::lists(&queues) {
+        let mut query = built(format!(
+            "select 1 from work_queue where id in ({}) order by id for update",
+            bulk::list(1, chunk.len())
+        ));
+        for queue in &chunk {
+            query = query.bind(queue.0);
+        }
+        locked += tx.fetch_all(query).await?.len();
     }
-    tx.execute(query).await.map(|_| ())
+    // Rows that are put into a queue while it is deleted would be nobody's.
+    if locked < queues.len() { Err(sqlx::Error::RowNotFound) } else { Ok(()) }
 }
 
 /// Tells claims that rows of these queues may be due from `due` on: `(queue, due)`.
@@ -210,9 +228,8 @@ pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sq
         *known = (*known).min(*due);
     }
     let hints: Vec<(i64, i64)> = earliest.into_iter().collect();
+    lock_queues(tx, hints.iter().map(|(queue, _)| QueueId(*queue)).collect()).await?;
     for chunk in bulk::lists(&hints) {
-        let queues: Vec<i64> = chunk.iter().map(|(queue, _)| *queue).collect();
-        lock(tx, &queues).await?;
         let mut query = built(format!(
             "update work_queue set next_due_us = case id {arms} else next_due_us end
              where id in ({ids}) and next_due_us > case id {arms} else next_due_us end",

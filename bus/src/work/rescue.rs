@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use sqlx::Row;
 
-use super::queue::{QueueInfo, lock};
+use super::queue::{QueueInfo, lock_queues};
 use super::settle::{Leased, Plan};
 use super::{NEVER_US, Outcome, QueueId, Settled, Verdict, WorkId};
 use crate::db::{built, sql};
-use crate::{Dialect, Tx, bulk};
+use crate::{Dialect, Tx};
 
 /// Queues looked at by one call.
 const QUEUES_MAX: i64 = 64;
@@ -43,14 +43,13 @@ pub async fn rescue(tx: &mut Tx) -> Result<Vec<Settled>, sqlx::Error> {
             let seq = leased.seq().filter(|_| verdict == Verdict::Dead);
             settled.push(Settled { id, verdict, seq, queue: Some(QueueId(leased.queue())) });
         }
-        looked_at.push(queue.id);
+        looked_at.push(QueueId(queue.id));
     }
+    // A claim under way ends first, and what it leased is seen.
+    lock_queues(tx, looked_at.clone()).await?;
     plan.execute(tx, now_us).await?;
-    for chunk in bulk::chunks(&looked_at) {
-        lock(tx, chunk).await?; // A claim under way ends first, and what it leased is seen.
-    }
     for queue in looked_at {
-        note_next_expiry(tx, queue).await?;
+        note_next_expiry(tx, queue.0).await?;
     }
     Ok(settled)
 }

@@ -71,7 +71,7 @@ impl Courier for Van {
             return Err(sqlx::Error::WorkerCrashed.into());
         }
         let mut tx = self.db.begin().await?;
-        let held = landings.take_off(&mut tx).await?;
+        let held = landings.take_off(&mut tx, []).await?;
         for one in landings.landed().iter().zip(held).filter_map(|(one, held)| held.then_some(one))
         {
             let row = NewWork {
@@ -309,4 +309,64 @@ async fn what_a_killed_process_had_sent_out_is_taken_over_once() {
     assert!(other.dispatcher.abandoned().await.unwrap().is_none());
     all_is_given_back(&house).await;
     other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_not_forgotten_that_is_due_after_all_places_were_taken() {
+    let house = House::start().await;
+    let (queue, events) = (queue(&house, 1).await, published(&house, 2).await);
+    let garage = Garage::open(&house).await;
+    assert_eq!(garage.send(&house, queue, &events[..1]).await, 0);
+    let due = house.clock.now().as_micros() + 1_000_000;
+    let mut tx = house.db.begin().await.unwrap();
+    let due_at = Some(schemas::Timestamp::from_micros(due));
+    tx.enqueue(NewWork { seq: Some(events[1].seq), due_at, ..NewWork::in_queue(queue) });
+    tx.flush().await.unwrap();
+    // A claim looks at the queue now, and finds its place taken.
+    work::widen(&mut tx, "test", "q").await.unwrap();
+    tx.commit().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    garage.van.gate.add_permits(2);
+    until(&house, "effect", 2).await;
+    garage.close().await;
+    all_is_given_back(&house).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_send_out_to_the_same_queues_do_not_wait_for_each_other() {
+    let house = Arc::new(House::start().await);
+    let events = published(&house, 6).await;
+    let mut queues = Vec::new();
+    let policy = Policy { max_concurrent: Some(1), ..Policy::DEFAULT };
+    let mut tx = house.db.begin().await.unwrap();
+    for name in ["q1", "q2", "q3", "q4", "q5"] {
+        queues.push(work::define(&mut tx, "test", name, &policy, &[]).await.unwrap());
+    }
+    tx.commit().await.unwrap();
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..4_usize {
+        let (house, events, queues) = (Arc::clone(&house), events.clone(), queues.clone());
+        senders.spawn(async move {
+            let garage = Garage::open(&house).await;
+            garage.van.gate.add_permits(100_000);
+            for round in 0..15 {
+                let mut tx = house.db.begin().await.unwrap();
+                let some: Vec<QueueId> =
+                    queues.iter().copied().cycle().skip(sender * 2 + round).take(3).collect();
+                let parcel = |event: &Arc<Recorded>| (WorkId::new(), Arc::clone(event), ());
+                let parcels =
+                    some.iter().map(|queue| (*queue, events.iter().map(parcel).collect()));
+                garage.dispatcher.send(&mut tx, parcels.collect()).await.unwrap();
+                // Rows for all of them, whether there were places or not.
+                for queue in some {
+                    tx.enqueue(NewWork::in_queue(queue));
+                }
+                tx.commit().await.unwrap();
+            }
+            garage.close().await;
+        });
+    }
+    while let Some(sender) = senders.join_next().await {
+        sender.unwrap();
+    }
 }

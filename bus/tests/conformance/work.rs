@@ -176,6 +176,38 @@ async fn a_rate_is_kept_over_all_claims() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rate_that_is_raised_counts_at_once() {
+    let house = House::start().await;
+    let rate = |rate: &str| Policy { rate: Some(rate.parse().unwrap()), ..Policy::DEFAULT };
+    let before = queue(&house, "q", &rate("2/h")).await;
+    put(&house, (0..10).map(|_| NewWork::in_queue(before))).await;
+    while !claim(&house, 1).await.is_empty() {}
+    queue(&house, "q", &rate("1000/s")).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!claim(&house, 1).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_concurrency_that_comes_and_goes_counts_what_is_under_way() {
+    let house = House::start().await;
+    let at_once = |max| Policy { max_concurrent: max, ..Policy::DEFAULT };
+    let q = queue(&house, "q", &at_once(Some(1))).await;
+    put(&house, (0..20).map(|_| NewWork::in_queue(q))).await;
+    let first = claim(&house, 10).await;
+    queue(&house, "q", &at_once(None)).await;
+    settle(&house, &leases(&first), DONE).await;
+    let unlimited = claim(&house, 5).await;
+    assert_eq!(unlimited.len(), 5);
+    queue(&house, "q", &at_once(Some(1))).await;
+    assert!(claim(&house, 10).await.is_empty(), "five are under way");
+    settle(&house, &leases(&unlimited), DONE).await;
+    let again = claim(&house, 10).await;
+    assert_eq!(again.len(), 1);
+    settle(&house, &leases(&again), DONE).await;
+    assert_eq!(claim(&house, 10).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_queue_takes_no_place_from_others() {
     let house = House::start().await;
     let narrow = Policy { max_concurrent: Some(1), ..Policy::DEFAULT };

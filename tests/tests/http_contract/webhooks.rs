@@ -142,3 +142,26 @@ async fn a_filter_can_be_tried_on_an_event() {
     let faults = house.post("/v1/webhooks/filter-test", json!({"event": event})).await.faults();
     assert_eq!(faults, ["/filter"]);
 }
+
+#[tokio::test]
+async fn changes_at_the_same_moment_are_all_made_unless_they_name_a_version() {
+    let house = House::start().await;
+    let made = webhook(&house, "http://127.0.0.1:9009/", json!({})).await;
+    let all = |tag: Option<&str>| {
+        futures::future::join_all((0..12).map(|number| {
+            let mut call = house.call(Method::PATCH, &path(&made, ""));
+            if let Some(tag) = tag {
+                call = call.header("if-match", tag);
+            }
+            call.json(&json!({ "description": number.to_string() })).send()
+        }))
+    };
+    for answer in all(None).await {
+        answer.check(200);
+    }
+    let tag = house.get(&path(&made, "")).await.header("etag").to_owned();
+    let answers = all(Some(&tag)).await;
+    let made = answers.iter().filter(|answer| answer.status == 200).count();
+    let late = answers.iter().filter(|answer| answer.status == 412).count();
+    assert_eq!((made, late), (1, 11));
+}
