@@ -180,7 +180,7 @@ impl<C: Courier> Landings<C> {
         }
         let get_rows = self.landed.iter().filter(|one| !one.is_done()).map(|one| one.queue);
         let changed = given_up.keys().copied().chain(get_rows).chain(others);
-        work::lock_queues(tx, changed.collect()).await?;
+        work::lock_queues(tx, changed).await?;
         if !given_up.is_empty() {
             work::give_up_places(tx, &self.shared.node, &given_up).await?;
         }

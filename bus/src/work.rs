@@ -30,6 +30,7 @@ pub use dispatch::{Stranded, all_dispatched, dispatched};
 pub use id::{InvalidWorkId, LeaseToken, WorkId};
 pub(crate) use insert::insert;
 pub use insert::{NewWork, Seized};
+pub use key::lock_keys;
 pub(crate) use key::{behind, busy_keys, step_up};
 pub use limit::{SharedLimit, define_limit, narrow, widen};
 pub use queue::{QueueId, counts, define, delete_queue, find, find_in, lock_queues, set_paused};

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bus::pull::{Lease, LeaseError, keep_events};
-use bus::work::{self, Outcome};
-use bus::{Answer, Courier, Db, Dispatcher, Landed, Landings, Log, NodeId, Round, Seal, Trip};
+use bus::work::{self, Outcome, QueueId};
+use bus::{Answer, Courier, Db, Dispatcher, Landings, Log, NodeId, Round, Seal, Trip};
 use egress::Egress;
 use tokio_util::sync::CancellationToken;
 
@@ -149,10 +149,14 @@ impl Courier for DeliverWebhooks {
         let mut tx = self.db.begin().await?;
         let made: Vec<_> = landings.landed().iter().filter_map(outcome::made).collect();
         let heard = Heard::of(&mut tx, &made).await?;
-        let recovers = |one: &&Landed<DeliverWebhooks>| {
-            outcome::made(one).is_some_and(|(to, _)| heard.recovers(&to.endpoint().id))
-        };
-        let recovering = landings.landed().iter().filter(recovers).map(|one| one.queue);
+        let recovering: Vec<QueueId> = landings
+            .landed()
+            .iter()
+            .filter(|one| {
+                outcome::made(one).is_some_and(|(to, _)| heard.recovers(&to.endpoint().id))
+            })
+            .map(|one| one.queue)
+            .collect();
         let held = landings.take_off(&mut tx, recovering).await?;
         outcome::land(&mut tx, landings.landed(), &held).await?;
         outcome::count(&mut tx, &made).await?;

@@ -1,6 +1,6 @@
 //! The consumer that turns one event into a delivery for each endpoint that gets it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bus::work::{self, QueueId, WorkId};
@@ -133,18 +133,23 @@ impl BatchConsumer for FanOutWebhooks {
 }
 
 impl FanOutWebhooks {
-    /// Locks the queues that events are sent out to, all at once, as [`work::lock_queues`] says. Those of
-    /// ordered endpoints get rows, which are locked before their queues.
+    /// Locks all that the events will change, in the order of [`work::lock_queues`]: the rows in front of
+    /// their keys where they are kept in order, then the queues.
     async fn lock(&self, tx: &mut Tx, events: &[Arc<Recorded>]) -> Result<(), sqlx::Error> {
-        if tx.dialect() == Dialect::Sqlite || self.lane.get().is_none() {
-            return Ok(());
+        if tx.dialect() == Dialect::Sqlite {
+            return Ok(()); // There is one writer.
         }
-        let queues: HashSet<QueueId> = {
-            let known = self.known();
-            let matches = events.iter().flat_map(|event| known.index.matches(&event.event));
-            matches.filter(|entry| entry.is_sent_out()).map(|entry| entry.queue).collect()
-        };
-        work::lock_queues(tx, queues.into_iter().collect()).await
+        let (mut keys, mut queues) = (BTreeSet::new(), BTreeSet::new());
+        for Match { entry, event } in self.matches(events) {
+            if entry.endpoint.disabled_reason.is_none() {
+                queues.insert(entry.queue);
+            }
+            if entry.endpoint.manner.ordered {
+                keys.insert((entry.queue, event.event.partition_key()));
+            }
+        }
+        work::lock_keys(tx, keys).await?;
+        work::lock_queues(tx, queues).await
     }
 
     async fn hand_on(&self, tx: &mut Tx, mut matches: Vec<Match<'_>>) -> Result<(), sqlx::Error> {

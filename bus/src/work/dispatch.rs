@@ -219,7 +219,7 @@ pub(crate) async fn give_up_places(
     node: &NodeId,
     given_up: &BTreeMap<QueueId, Places>,
 ) -> Result<(), sqlx::Error> {
-    lock_queues(tx, given_up.keys().copied().collect()).await?;
+    lock_queues(tx, given_up.keys().copied()).await?;
     let all: Vec<(&QueueId, &Places)> = given_up.iter().collect();
     let mut freed = BTreeMap::new();
     for chunk in bulk::lists(&all) {
@@ -374,7 +374,7 @@ async fn free_places(
         .map(|row| (row.get(0), row.get(1)))
         .filter(|(queue, _)| !holds(QueueId(*queue)))
         .collect();
-    lock_queues(tx, left.iter().map(|(queue, _)| QueueId(*queue)).collect()).await?;
+    lock_queues(tx, left.iter().map(|(queue, _)| QueueId(*queue))).await?;
     let mut freed = BTreeMap::new();
     for (queue, of) in left {
         let query = sql("delete from work_place where queue = $1 and node = $2 returning places");

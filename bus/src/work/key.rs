@@ -11,7 +11,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::id::bind_ids;
-use super::{Claimed, WorkId};
+use super::{Claimed, QueueId, WorkId};
 use crate::db::built;
 use crate::{Db, Dialect, Seq, Tx, bulk};
 
@@ -47,6 +47,33 @@ pub(crate) async fn busy_keys(
         }
     }
     Ok(busy)
+}
+
+/// Locks the rows in front of these keys until the transaction ends, before the queues are locked that
+/// rows of them will be put into: see [`super::lock_queues`].
+///
+/// # Errors
+/// Those of the database.
+pub async fn lock_keys<'a>(
+    tx: &mut Tx,
+    keys: impl IntoIterator<Item = (QueueId, &'a str)>,
+) -> Result<(), sqlx::Error> {
+    if tx.dialect() == Dialect::Sqlite {
+        return Ok(()); // There is one writer.
+    }
+    let keys: Vec<(QueueId, &str)> = keys.into_iter().collect();
+    for chunk in bulk::chunks(&keys) {
+        let mut query = built(format!(
+            "select 1 from work where state in ('ready', 'leased') and (queue, key) in ({})
+             order by id for update",
+            bulk::rows(tx.dialect(), chunk.len(), 2)
+        ));
+        for (queue, key) in chunk {
+            query = query.bind(queue.0).bind((*key).to_owned());
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
 }
 
 /// Sets the next row of each `(queue, key)` free, after the one in front has ended. A key that

@@ -1,5 +1,7 @@
 //! Queues: what rows belong to.
 
+use std::collections::BTreeSet;
+
 use sqlx::Row;
 
 use super::NEVER_US;
@@ -199,12 +201,15 @@ impl QueueInfo {
 ///
 /// # Errors
 /// Those of the database; a queue that is not there any more.
-pub async fn lock_queues(tx: &mut Tx, mut queues: Vec<QueueId>) -> Result<(), sqlx::Error> {
+pub async fn lock_queues(
+    tx: &mut Tx,
+    queues: impl IntoIterator<Item = QueueId>,
+) -> Result<(), sqlx::Error> {
     if tx.dialect() == Dialect::Sqlite {
         return Ok(()); // There is one writer.
     }
-    queues.sort_unstable();
-    queues.dedup();
+    let queues: BTreeSet<QueueId> = queues.into_iter().collect();
+    let queues: Vec<QueueId> = queues.into_iter().collect();
     let mut locked = 0;
     for chunk in bulk::lists(&queues) {
         let mut query = built(format!(
@@ -228,7 +233,7 @@ pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sq
         *known = (*known).min(*due);
     }
     let hints: Vec<(i64, i64)> = earliest.into_iter().collect();
-    lock_queues(tx, hints.iter().map(|(queue, _)| QueueId(*queue)).collect()).await?;
+    lock_queues(tx, hints.iter().map(|(queue, _)| QueueId(*queue))).await?;
     for chunk in bulk::lists(&hints) {
         let mut query = built(format!(
             "update work_queue set next_due_us = case id {arms} else next_due_us end

@@ -46,7 +46,7 @@ pub async fn rescue(tx: &mut Tx) -> Result<Vec<Settled>, sqlx::Error> {
         looked_at.push(QueueId(queue.id));
     }
     // A claim under way ends first, and what it leased is seen.
-    lock_queues(tx, looked_at.clone()).await?;
+    lock_queues(tx, looked_at.iter().copied()).await?;
     plan.execute(tx, now_us).await?;
     for queue in looked_at {
         note_next_expiry(tx, queue.0).await?;
