@@ -173,8 +173,11 @@ async fn post(
     };
     let timeout = lease.work.policy.timeout.min(TIMEOUT_MAX).0;
     let request = egress::Request { method: Method::POST, url: target, headers, body, timeout };
-    match egress.send(request).await {
-        Ok(response) if response.status.is_success() => Outcome::Done { output: None },
+    match egress.send_for_status(request).await {
+        Ok(response) if response.status.is_success() => match response.cut {
+            None => Outcome::Done { output: None },
+            Some(error) => failed(chain(&error), false, None),
+        },
         Ok(response) => {
             let busy = matches!(
                 response.status,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use http::header::USER_AGENT;
 use http_body_util::Full;
@@ -11,7 +11,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use rustls_platform_verifier::ConfigVerifierExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::checked_connector::CheckedConnector;
 use crate::crypto_provider::install_crypto_provider;
@@ -101,32 +101,45 @@ impl Egress {
     /// Any [`EgressError`] but `InvalidUrl` and `Build`. After `Timeout` and `Protocol` the other
     /// side may have acted on the request.
     pub async fn send(&self, request: Request) -> Result<Response, EgressError> {
+        let mut response = self.send_for_status(request).await?;
+        response.cut.take().map_or(Ok(response), Err)
+    }
+
+    /// The same for who goes by the status: a body that breaks off, or does not end in time, does not
+    /// take back what the head has said. [`Response::cut`] tells of it.
+    ///
+    /// # Errors
+    /// As [`Egress::send`], until the head has come.
+    pub async fn send_for_status(&self, request: Request) -> Result<Response, EgressError> {
+        let started = Instant::now();
         // Again, because the target may have been checked under another policy; and because a
         // literal address is connected to without asking the resolver.
         self.check_known_addresses(&request.url)?;
         let (target, after) = (request.url.clone(), request.timeout);
-        match timeout(after, self.exchange(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(source)) => Err(EgressError::from_exchange(&target, source)),
-            Err(_) => Err(EgressError::Timeout { host: target.host().to_owned(), after }),
-        }
-    }
-
-    async fn exchange(&self, request: Request) -> Result<Response, ExchangeError> {
-        let started = Instant::now();
+        let late = || EgressError::Timeout { host: target.host().to_owned(), after };
+        let failed = |source: ExchangeError| EgressError::from_exchange(&target, source);
         let mut message = http::Request::new(Full::new(request.body));
         *message.method_mut() = request.method;
         *message.uri_mut() = request.url.uri().clone();
         *message.headers_mut() = without_owned_headers(request.headers);
         let product = HeaderValue::from_static(PRODUCT);
         message.headers_mut().entry(USER_AGENT).or_insert(product);
-        let (head, body) = self.client.request(message).await?.into_parts();
-        let (body, truncated) = read_body(body, self.response_bytes_max).await?;
+        let answer = timeout_at(started + after, self.client.request(message)).await;
+        let (head, body) =
+            answer.map_err(|_| late())?.map_err(|error| failed(error.into()))?.into_parts();
+        let mut kept = BytesMut::new();
+        let read = read_body(body, self.response_bytes_max, &mut kept);
+        let (truncated, cut) = match timeout_at(started + after, read).await {
+            Ok(Ok(truncated)) => (truncated, None),
+            Ok(Err(error)) => (false, Some(failed(error.into()))),
+            Err(_) => (false, Some(late())),
+        };
         Ok(Response {
             status: head.status,
             headers: head.headers,
-            body,
+            body: kept.freeze(),
             truncated,
+            cut,
             duration: started.elapsed(),
         })
     }

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
+use crate::egress_error::EgressError;
 use crate::retry_after;
 
 /// How many bytes of a body are read, unless the client says otherwise. Enough to show a person what an endpoint answered, little
@@ -14,7 +15,7 @@ use crate::retry_after;
 pub const RESPONSE_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// What came back, whatever its status: a redirect is handed over, never followed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Response {
     /// The status.
     pub status: StatusCode,
@@ -25,6 +26,8 @@ pub struct Response {
     pub body: Bytes,
     /// Whether there was more body than that; the rest was not read.
     pub truncated: bool,
+    /// Why the body is not there to its end; see [`crate::Egress::send_for_status`].
+    pub cut: Option<EgressError>,
     /// How long the exchange took, from the name lookup to the end of the body.
     pub duration: Duration,
 }
@@ -39,22 +42,22 @@ impl Response {
     }
 }
 
-/// Reads a body up to `bytes_max`; true means that there was more.
+/// Reads a body up to `bytes_max` into `body`; true means that there was more.
 ///
 /// Dropping the rest then closes the connection, so it is never received.
 pub(crate) async fn read_body(
     mut from: Incoming,
     bytes_max: usize,
-) -> Result<(Bytes, bool), hyper::Error> {
-    let mut body = BytesMut::new();
+    body: &mut BytesMut,
+) -> Result<bool, hyper::Error> {
     while let Some(frame) = from.frame().await {
         let Ok(chunk) = frame?.into_data() else { continue };
         let room = bytes_max - body.len();
         if chunk.len() > room {
             body.extend_from_slice(&chunk[..room]);
-            return Ok((body.freeze(), true));
+            return Ok(true);
         }
         body.extend_from_slice(&chunk);
     }
-    Ok((body.freeze(), false))
+    Ok(false)
 }

@@ -154,6 +154,11 @@ impl Draft {
             Ok(key) => key,
             Err(why) => return self.faults.push(member(name), why),
         };
+        // Whose an event is must not depend on how it was written.
+        if name == ExtensionName::TENANT && matches!(value, Scalar::Boolean(_) | Scalar::Number(_))
+        {
+            return self.faults.push(member(name), "must be a string");
+        }
         if let Some(value) = self.extension_value(name, value) {
             if self.extensions.len() == Extensions::MAX {
                 let why = format!("is one extension too many: {} at most", Extensions::MAX);

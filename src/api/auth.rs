@@ -1,7 +1,8 @@
 //! Who is calling, and whether they may.
 
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::uri::Authority;
+use axum::http::{Method, header};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
@@ -18,11 +19,13 @@ pub(crate) fn is_open(path: &str) -> bool {
 pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, Problem> {
     let (headers, path) = (&request.headers, request.uri.path());
     if state.access == Access::Loopback {
-        check_origin(headers)?;
+        check_origin(request)?;
     }
-    let open = is_open(path);
+    if is_open(path) {
+        return Ok(Principal::local()); // Whatever key is sent along.
+    }
     let Some(header) = headers.get(header::AUTHORIZATION) else {
-        if open || state.access == Access::Loopback {
+        if state.access == Access::Loopback {
             return Ok(Principal::local());
         }
         return Err(Problem::unauthorized("send `Authorization: Bearer sk_…`"));
@@ -36,7 +39,7 @@ pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, P
         // link may lead here, which shows that page nothing.
         let follows = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
         if !(follows && request.method == Method::GET) {
-            check_same_origin(headers)?;
+            check_same_origin(request)?;
         }
         key
     } else {
@@ -46,7 +49,7 @@ pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, P
     let principal = Box::pin(state.keys.find(&key)).await?;
     let principal = principal.ok_or_else(|| Problem::unauthorized("this key does not hold"))?;
     let wanted = scope(&request.method, path);
-    if !open && !principal.scopes.allow(wanted) {
+    if !principal.scopes.allow(wanted) {
         let detail = format!("this key may not do that: it needs the scope {wanted:?}");
         return Err(Problem::forbidden(detail.to_lowercase()));
     }
@@ -91,25 +94,39 @@ fn password(scheme: &str, credentials: &str) -> Option<String> {
 
 /// A web page must not reach a developer's server: neither under a name that its author controls
 /// (DNS rebinding), nor by a request from another origin.
-fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(header::HOST).unwrap_or_default();
-    if !host.is_empty() && !is_loopback(host) {
+fn check_origin(request: &Parts) -> Result<(), Problem> {
+    if hosts(request).any(|host| !host.is_empty() && !is_loopback(host)) {
         return Err(Problem::forbidden(
             "without keys only loopback names are answered, such as localhost or 127.0.0.1",
         ));
     }
-    check_same_origin(headers)
+    // A link that somebody follows shows nothing to the page that it stands on.
+    let follows = request.headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    if follows && request.method == Method::GET {
+        return Ok(());
+    }
+    check_same_origin(request)
+}
+
+/// All that a request says of whom it is for: HTTP/2 has it in the address, as has HTTP/1.1 when it is
+/// sent to a proxy. What is no text is no name that is known.
+fn hosts(request: &Parts) -> impl Iterator<Item = &str> {
+    let named = request.headers.get_all(header::HOST).iter();
+    let named = named.map(|host| host.to_str().unwrap_or("?"));
+    request.uri.authority().map(Authority::as_str).into_iter().chain(named)
 }
 
 /// What a page of another origin makes a browser call is refused.
-fn check_same_origin(headers: &HeaderMap) -> Result<(), Problem> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(header::HOST).unwrap_or_default();
-    let same = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest == host);
-    // Browsers that send no origin with a simple request say at least that it crosses sites.
-    let crosses = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site");
-    if crosses || text(header::ORIGIN).is_some_and(|origin| !same(origin)) {
+fn check_same_origin(request: &Parts) -> Result<(), Problem> {
+    let same = |origin: &str| {
+        let to = origin.split_once("://").map(|(_, rest)| rest);
+        to.is_some_and(|to| hosts(request).any(|host| host == to))
+    };
+    let mut origins = request.headers.get_all(header::ORIGIN).iter();
+    // Browsers that send no origin with a simple request say at least that it crosses origins.
+    let crosses = request.headers.get("sec-fetch-site");
+    let crosses = crosses.is_some_and(|site| site == "cross-site" || site == "same-site");
+    if crosses || origins.any(|origin| !origin.to_str().is_ok_and(same)) {
         return Err(Problem::forbidden("calls from pages of other origins are refused"));
     }
     Ok(())

@@ -4,7 +4,9 @@ use std::str::FromStr;
 
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
-use schemas::Faults;
+use schemas::{Event, Faults};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::api::problem::Problem;
@@ -12,6 +14,8 @@ use crate::api::problem::Problem;
 /// The members of an object, taken one by one; what is left over in the end is unknown.
 pub(crate) struct Fields {
     members: Map<String, Value>,
+    /// Whether it is a query, where all is text.
+    of_query: bool,
     faults: Faults,
     prefix: String,
 }
@@ -37,7 +41,7 @@ impl Fields {
     /// The parameters of a query.
     pub(crate) fn of_query(query: Option<&str>) -> Result<Fields, Problem> {
         let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        let mut fields = Fields::new(Map::new(), "");
+        let mut fields = Fields { of_query: true, ..Fields::new(Map::new(), "") };
         for pair in pairs {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name)?, decode(value)?);
@@ -50,11 +54,17 @@ impl Fields {
     }
 
     pub(crate) fn new(members: Map<String, Value>, prefix: &str) -> Fields {
-        Fields { members, faults: Faults::default(), prefix: prefix.to_owned() }
+        let (faults, prefix) = (Faults::default(), prefix.to_owned());
+        Fields { members, of_query: false, faults, prefix }
     }
 
     pub(crate) fn fault(&mut self, name: &str, detail: impl std::fmt::Display) {
         self.faults.push(format!("{}/{name}", self.prefix), detail);
+    }
+
+    /// A fault of the whole object.
+    pub(crate) fn fault_of_all(&mut self, detail: impl std::fmt::Display) {
+        self.faults.push(self.prefix.clone(), detail);
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -87,7 +97,7 @@ impl Fields {
     pub(crate) fn number(&mut self, name: &str, least: i64, most: i64) -> Option<i64> {
         let number = match self.value(name)? {
             Value::Number(number) => number.as_i64(),
-            Value::String(digits) => digits.parse().ok(),
+            Value::String(digits) if self.of_query => digits.parse().ok(),
             _ => None,
         };
         let found = number.filter(|number| (least..=most).contains(number));
@@ -102,8 +112,8 @@ impl Fields {
         match self.value(name) {
             None | Some(Value::Bool(false)) => false,
             Some(Value::Bool(true)) => true,
-            Some(Value::String(text)) if text == "true" => true,
-            Some(Value::String(text)) if text == "false" => false,
+            Some(Value::String(text)) if self.of_query && text == "true" => true,
+            Some(Value::String(text)) if self.of_query && text == "false" => false,
             Some(_) => {
                 self.fault(name, "must be true or false");
                 false
@@ -183,7 +193,11 @@ impl Fields {
     /// Notes that a member must be there.
     pub(crate) fn require<T>(&mut self, name: &str, value: Option<T>) -> Option<T> {
         let pointer = format!("{}/{name}", self.prefix);
-        let told = self.faults.0.iter().any(|fault| fault.pointer.starts_with(&pointer));
+        let within = |fault: &schemas::Fault| {
+            let rest = fault.pointer.strip_prefix(&pointer);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let told = self.faults.0.iter().any(within);
         if value.is_none() && !told {
             self.fault(name, "is missing");
         }
@@ -208,6 +222,21 @@ impl Fields {
         }
         self.faults
     }
+}
+
+/// The CloudEvent `event` in the object that `body` is, as it was written: a number that has been read
+/// and written again may be another one.
+pub(crate) fn read_event(fields: &mut Fields, body: &[u8]) -> Option<Event> {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        event: Option<&'a RawValue>,
+    }
+    let _ = fields.value("event");
+    let event = serde_json::from_slice::<Body<'_>>(body).ok().and_then(|body| body.event);
+    let event = fields.require("event", event)?;
+    let read = Event::from_json(event.get().as_bytes());
+    read.map_err(|error| fields.faults_of("event", error.into_faults())).ok()
 }
 
 fn decode(text: &str) -> Result<String, Problem> {

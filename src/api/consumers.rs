@@ -58,6 +58,17 @@ pub(crate) struct ConsumerBody {
     updated_at: Timestamp,
 }
 
+/// Where a consumer begins.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes a member of the body")]
+pub(crate) enum StartBody {
+    /// `now`, `first`, or a time.
+    Word(String),
+    /// A seq.
+    Seq(i64),
+}
+
 /// A consumer to be registered.
 #[derive(ToSchema)]
 #[expect(
@@ -68,8 +79,9 @@ pub(crate) struct RegisterBody {
     types: Vec<String>,
     #[schema(value_type = Option<Object>)]
     filter: Option<Value>,
-    /// `now` (default), `first`, a seq, or a time; counts when the consumer is made.
-    from: Option<String>,
+    /// `now` (default), `first`, a time, or a seq, which is a number; counts when the consumer is made.
+    #[schema(value_type = Option<StartBody>)]
+    from: Option<Value>,
     /// `pull` or `push`.
     kind: String,
     /// Where push consumers are posted to.

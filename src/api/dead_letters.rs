@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::api::State;
-use crate::api::body::Fields;
+use crate::api::body::{Fields, read_event};
 use crate::api::consumers::find;
 use crate::api::listing::{Items, limit};
 use crate::api::problem::Problem;
@@ -156,7 +156,11 @@ pub(crate) async fn groups(
 #[utoipa::path(
     post, path = "/v1/consumers/{name}/dead-letters/redrive", tag = "consumers",
     params(("name" = String, Path)), request_body = SelectionRequest,
-    responses((status = 202, description = "Redriven", body = RedrivenBody), (status = 404), (status = 422))
+    responses(
+        (status = 202, description = "Redriven", body = RedrivenBody),
+        (status = 200, description = "With `dry_run`: how many would be", body = RedrivenBody),
+        (status = 404), (status = 422)
+    )
 )]
 pub(crate) async fn redrive(
     Extract(state): Extract<State>,
@@ -166,14 +170,14 @@ pub(crate) async fn redrive(
 ) -> Result<(StatusCode, Json<RedrivenBody>), Problem> {
     let queue = queue(&state, &name).await?;
     let request = read(&headers, &body, true)?;
-    if request.dry_run {
-        let redriven = dead_letter::count(&state.db, queue, &request.which).await?;
-        return Ok((StatusCode::OK, Json(RedrivenBody { redriven })));
-    }
     let edited = match request.edited {
         Some(event) => Some(check_edit(&state, queue, &request.which, event).await?),
         None => None,
     };
+    if request.dry_run {
+        let redriven = dead_letter::count(&state.db, queue, &request.which).await?;
+        return Ok((StatusCode::OK, Json(RedrivenBody { redriven })));
+    }
     let mut redriven = 0;
     loop {
         let mut tx = state.db.begin().await?;
@@ -235,18 +239,20 @@ fn read(headers: &HeaderMap, body: &Bytes, edits: bool) -> Result<Request, Probl
     let dry_run = fields.flag("dry_run");
     let mut edited = None;
     if edits && (fields.has("id") || fields.has("event")) {
+        if ids.is_some() {
+            fields.fault("ids", "goes without id");
+        }
         let id = fields.text("id").and_then(|text| {
             WorkId::parse(PREFIX, &text).map_err(|error| fields.fault("id", error.to_string())).ok()
         });
         ids = fields.require("id", id).map(|id| vec![id]);
-        edited = fields.value("event").and_then(|event| {
-            let read = Event::from_json(event.to_string().as_bytes());
-            read.map_err(|error| fields.faults_of("event", error.into_faults())).ok()
-        });
-        fields.require("event", edited.as_ref());
+        edited = read_event(&mut fields, body);
+        if edited.as_ref().is_some_and(|event| event.kind.is_reserved()) {
+            fields.fault("event/type", "types under dev.skald are Skald's own");
+        }
     }
     if !fields.is_faulty() && ids.is_some() == all {
-        fields.fault("", "give either ids, or all with true");
+        fields.fault_of_all("give either ids, or all with true");
     }
     if error.is_some() && !all {
         fields.fault("error", "goes with all");

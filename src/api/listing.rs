@@ -53,16 +53,19 @@ pub(crate) struct Version {
 }
 
 impl Version {
+    /// With the time of the change: what is deleted and made anew under its name begins with the same
+    /// version.
     pub(crate) fn etag(&self) -> String {
-        format!("\"{}\"", self.version)
+        format!("\"{}-{:x}\"", self.version, self.updated_at.as_micros())
     }
 
-    /// Refuses a change that was made on the ground of another version.
+    /// Refuses a change that was made on the ground of another version. Who names a version need not name
+    /// its time as well, which is then not looked at (RFC 9110, section 13.2.2).
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        if let Some(wanted) = text(headers, &header::IF_MATCH)
-            && wanted != "*"
-            && !wanted.split(',').any(|tag| tag.trim() == self.etag())
-        {
+        if headers.contains_key(header::IF_MATCH) {
+            if tags(headers, &header::IF_MATCH).any(|tag| tag == "*" || tag == self.etag()) {
+                return Ok(());
+            }
             return Err(Problem::precondition(format!("it is at version {} now", self.etag())));
         }
         if let Some(since) = date(headers, &header::IF_UNMODIFIED_SINCE)
@@ -75,17 +78,11 @@ impl Version {
 
     /// Whether the caller has this version already.
     pub(crate) fn is_known(&self, headers: &HeaderMap) -> bool {
-        match text(headers, &header::IF_NONE_MATCH) {
-            Some(known) => {
-                known == "*"
-                    || known.split(',').any(|tag| {
-                        tag.trim().strip_prefix("W/").unwrap_or(tag.trim()) == self.etag()
-                    })
-            }
-            None => {
-                date(headers, &header::IF_MODIFIED_SINCE).is_some_and(|at| self.seconds() <= at)
-            }
+        if headers.contains_key(header::IF_NONE_MATCH) {
+            let is_it = |tag: String| tag == "*" || tag.trim_start_matches("W/") == self.etag();
+            return tags(headers, &header::IF_NONE_MATCH).any(is_it);
         }
+        date(headers, &header::IF_MODIFIED_SINCE).is_some_and(|at| self.seconds() <= at)
     }
 
     /// The answer, with the version's headers.
@@ -120,12 +117,18 @@ impl Version {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
+/// All tags of a header, on however many lines. One that is no text is one that nothing matches.
+fn tags(headers: &HeaderMap, name: &http::HeaderName) -> impl Iterator<Item = String> {
+    let lines = headers.get_all(name).iter();
+    let text = lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned());
+    let tags =
+        text.flat_map(|line| line.split(',').map(|tag| tag.trim().to_owned()).collect::<Vec<_>>());
+    tags.collect::<Vec<_>>().into_iter()
 }
 
 fn date(headers: &HeaderMap, name: &http::HeaderName) -> Option<i64> {
-    let at = httpdate::parse_http_date(text(headers, name)?).ok()?;
+    let text = headers.get(name)?.to_str().ok()?;
+    let at = httpdate::parse_http_date(text).ok()?;
     let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
     i64::try_from(since.as_secs()).ok()
 }

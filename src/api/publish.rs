@@ -49,6 +49,17 @@ pub(crate) struct BatchBody<'a> {
     events: Vec<ReceiptBody<'a>>,
 }
 
+/// What is known of what was accepted.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the answer, which is one or the other")]
+pub(crate) enum AcceptedBody<'a> {
+    /// One event.
+    One(ReceiptBody<'a>),
+    /// A batch.
+    Batch(BatchBody<'a>),
+}
+
 /// Publish events
 ///
 /// One event (structured, binary or short form) or a batch, by `Content-Type`. A batch is accepted
@@ -61,7 +72,7 @@ pub(crate) struct BatchBody<'a> {
         (serde_json::Value = "application/cloudevents-batch+json"),
     )),
     responses(
-        (status = 202, description = "Accepted and durable", body = ReceiptBody),
+        (status = 202, description = "Accepted and durable: of one event or of a batch", body = AcceptedBody),
         (status = 400, description = "Malformed", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "Too large", body = ProblemBody, content_type = "application/problem+json"),
         (status = 415, description = "No form has this content type", body = ProblemBody, content_type = "application/problem+json"),

@@ -109,6 +109,9 @@ pub(crate) struct ReplayRequest {
     dry_run: Option<bool>,
 }
 
+/// Why a consumer that keeps generations is not forced.
+const REBUILT: &str = "it would count again what it has counted; rebuild it instead";
+
 /// What a replay would do.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct DryRunBody {
@@ -136,7 +139,8 @@ impl DryRunBody {
         (status = 202, description = "Started", body = ReplayBody),
         (status = 200, description = "What it would do", body = DryRunBody),
         (status = 404, description = "No such consumer or webhook"),
-        (status = 409, description = "The webhook is disabled"), (status = 422)
+        (status = 409, description = "The webhook is disabled, or the consumer is rebuilt and not forced"),
+        (status = 422)
     )
 )]
 pub(crate) async fn start(
@@ -175,9 +179,13 @@ pub(crate) async fn start(
         return start_to_webhook(&state, &endpoint, &new, errand, dry_run, &principal).await;
     }
     let consumer = find(&state, &name.unwrap_or_default()).await?;
+    let refused = (consumer.rebuilds && mode == Mode::Force).then(|| REBUILT.to_owned());
     if dry_run {
         let run = replay::dry_run(&state.db, state.log.as_ref(), &consumer, &new).await?;
-        return Ok((StatusCode::OK, Json(DryRunBody::new(&run, None))).into_response());
+        return Ok((StatusCode::OK, Json(DryRunBody::new(&run, refused))).into_response());
+    }
+    if let Some(refused) = refused {
+        return Err(Problem::conflict(refused));
     }
     let by = &principal.name;
     let replay = replay::start(&state.db, state.log.as_ref(), &consumer, &new, by).await?;
@@ -320,6 +328,12 @@ async fn change(
     }
     let mut tx = state.db.begin().await?;
     let Some((replay, taken_back)) = replay::change_in(&mut tx, &id, to).await? else {
+        drop(tx);
+        // Somebody else may have done the same meanwhile.
+        let known = replay::find(&state.db, &id).await?.ok_or_else(missing)?;
+        if known.status == to {
+            return Ok(Json(ReplayBody::from(known)));
+        }
         return Err(Problem::conflict(format!("the replay is {}", known.status.as_str())));
     };
     webhooks::replays::take_back(&mut tx, &taken_back).await?;

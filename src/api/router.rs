@@ -105,6 +105,7 @@ pub(crate) fn router(state: State) -> Router {
         .fallback(|| async { Problem::not_found("such address") })
         .method_not_allowed_fallback(|| async { Problem::no_method() })
         .layer(from_fn_with_state(state.clone(), gate::gate))
-        .layer(RequestDecompressionLayer::new())
+        // What is left coded is refused by the gate.
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .with_state(state)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bus::{Seal, Span};
-use schemas::{Event, Filter, Patterns};
+use schemas::{Filter, Patterns};
 use serde_json::Value;
 use utoipa::ToSchema;
 use webhooks::{Endpoint, Manner, Scheme, SigningSecret, TIMEOUT_MAX};
@@ -199,14 +199,6 @@ pub(crate) fn read_overlap(fields: &mut Fields) -> Span {
 pub(crate) fn read_filter(fields: &mut Fields) -> Option<Filter> {
     let filter = fields.value("filter")?;
     Filter::parse(&filter).map_err(|faults| fields.faults_of("filter", faults)).ok()
-}
-
-/// A CloudEvent inside a body.
-pub(crate) fn read_event(fields: &mut Fields) -> Option<Event> {
-    let event = fields.value("event");
-    let event = fields.require("event", event)?;
-    let read = Event::from_json(event.to_string().as_bytes());
-    read.map_err(|error| fields.faults_of("event", error.into_faults())).ok()
 }
 
 fn read_url(fields: &mut Fields, state: &State) -> Option<String> {

@@ -19,7 +19,7 @@ use webhooks::{
 };
 
 use crate::api::State;
-use crate::api::body::Fields;
+use crate::api::body::{Fields, read_event};
 use crate::api::listing::{Items, Version, limit};
 use crate::api::problem::Problem;
 use crate::api::webhook_body::{self, Wanted};
@@ -457,7 +457,7 @@ pub(crate) async fn filter_test(headers: HeaderMap, body: Bytes) -> Result<Json<
     let mut fields = Fields::of_body(&headers, &body)?;
     let filter = webhook_body::read_filter(&mut fields);
     let filter = fields.require("filter", filter);
-    let event = webhook_body::read_event(&mut fields);
+    let event = read_event(&mut fields, &body);
     fields.finish()?;
     let matches = filter.zip(event).is_some_and(|(filter, event)| filter.matches(&event));
     Ok(Json(json!({ "matches": matches })))

@@ -134,8 +134,8 @@ pub struct Call {
 impl Call {
     /// Sets a header.
     #[must_use]
-    pub fn header(self, name: &str, value: &str) -> Call {
-        Call { request: self.request.header(name, value) }
+    pub fn header(self, name: &str, value: impl AsRef<[u8]>) -> Call {
+        Call { request: self.request.header(name, value.as_ref()) }
     }
 
     /// Sends JSON.

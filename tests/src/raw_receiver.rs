@@ -17,6 +17,10 @@ pub enum Misbehaviour {
     Closes,
     /// Closes in the middle of the body that it announced.
     ClosesEarly,
+    /// Says that it is gone, and closes in the middle of the body.
+    GoneEarly,
+    /// Asks to be left alone for 20 s, and never comes to the end of the body.
+    BusyAndHangs,
     /// Sends headers without end.
     EndlessHeaders,
     /// Sends a body without end, as fast as it is read.
@@ -89,6 +93,17 @@ async fn misbehave(mut stream: TcpStream, how: Misbehaviour) -> Option<()> {
         Misbehaviour::ClosesEarly => {
             stream.write_all(head("content-length: 100\r\n").as_bytes()).await.ok()?;
             stream.write_all(b"so far").await.ok()?;
+        }
+        Misbehaviour::GoneEarly => {
+            stream
+                .write_all(b"HTTP/1.1 410 Gone\r\ncontent-length: 100\r\n\r\nso far")
+                .await
+                .ok()?;
+        }
+        Misbehaviour::BusyAndHangs => {
+            let head = b"HTTP/1.1 429 Busy\r\nretry-after: 20\r\ncontent-length: 100\r\n\r\n";
+            stream.write_all(head).await.ok()?;
+            std::future::pending::<()>().await;
         }
         Misbehaviour::EndlessHeaders => {
             stream.write_all(b"HTTP/1.1 200 OK\r\n").await.ok()?;

@@ -74,7 +74,7 @@ pub async fn attempt(
         pause: None,
     };
     let answer = match request(outbound, id, event, at) {
-        Ok(request) => egress.send(request).await.map_err(|error| chain(&error)),
+        Ok(request) => egress.send_for_status(request).await.map_err(|error| chain(&error)),
         Err(error) => Err(error),
     };
     attempt.duration = begun.elapsed();
@@ -82,9 +82,12 @@ pub async fn attempt(
         Ok(response) => {
             attempt.status = Some(response.status);
             attempt.response = Some(kept(&response.body));
-            if !response.status.is_success() {
-                attempt.error = Some(format!("answered {}", response.status.as_u16()));
-            }
+            attempt.error = match &response.cut {
+                _ if !response.status.is_success() => {
+                    Some(format!("answered {}", response.status.as_u16()))
+                }
+                cut => cut.as_ref().map(|error| chain(error)),
+            };
             if attempt.is_busy() {
                 attempt.pause = response.retry_after(seconds(at));
             }

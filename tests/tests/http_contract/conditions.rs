@@ -107,3 +107,30 @@ async fn a_delete_honours_conditions() {
     assert!(delete("if-match", &tag).await.status.is_success());
     house.get(PATH).await.problem(404);
 }
+
+#[tokio::test]
+async fn what_is_made_anew_under_its_name_is_another_version() {
+    let house = house_with_a_consumer().await;
+    let tag = house.get(PATH).await.header("etag").to_owned();
+    house.delete(PATH).await.check(204);
+    house.pull_consumer("c", "other", json!({})).await;
+    get_with(&house, "if-none-match", &tag).await.check(200);
+    put_with(&house, "if-match", &tag, "u").await.problem(412);
+}
+
+#[tokio::test]
+async fn a_version_that_nothing_matches_is_not_as_good_as_none() {
+    let house = house_with_a_consumer().await;
+    let put = house.call(Method::PUT, PATH).header("if-match", "\"é\"");
+    put.json(&json!({"types": ["u"], "kind": "pull"})).send().await.problem(412);
+}
+
+#[tokio::test]
+async fn of_a_version_and_a_time_the_version_counts() {
+    let house = house_with_a_consumer().await;
+    let tag = house.get(PATH).await.header("etag").to_owned();
+    let put =
+        house.call(Method::PUT, PATH).header("if-match", "\"other\"").header("if-match", &tag);
+    let put = put.header("if-unmodified-since", "Thu, 01 Jan 2026 00:00:00 GMT");
+    put.json(&json!({"types": ["u"], "kind": "pull"})).send().await.check(200);
+}

@@ -213,3 +213,29 @@ async fn a_redrive_says_which_or_all() {
     house.get("/v1/consumers/nobody/dead-letters").await.problem(404);
     figures(&house, "c", &[("dead", 1)]).await;
 }
+
+#[tokio::test]
+async fn an_edited_event_is_taken_as_it_is_written() {
+    let house = house_with(&["bad amount"]).await;
+    let letter = one(letters(&house, "").await);
+    let id = letter["id"].as_str().unwrap();
+    let data = r#"{"z":12345678901234567890123.10,"a":99999999999999999999,"b":1.0}"#;
+    let source = letter["event"]["source"].as_str().unwrap();
+    let event = |kind: &str| {
+        format!(
+            r#"{{"specversion":"1.0","id":"0","source":"{source}","type":"{kind}","data":{data}}}"#
+        )
+    };
+    let redrive = async |event: String, more: &str| {
+        let body = format!(r#"{{"id":"{id}","event":{event}{more}}}"#);
+        let call = house.call(Method::POST, &format!("{PATH}/redrive"));
+        call.typed("application/json", body).send().await
+    };
+    let reserved = redrive(event("dev.skald.forged"), "").await;
+    assert_eq!(reserved.faults(), ["/event/type"]);
+    let other = event("t").replace(r#""id":"0""#, r#""id":"1""#);
+    assert_eq!(redrive(other, r#","dry_run":true"#).await.faults(), ["/event"]);
+    redrive(event("t"), "").await.check(202);
+    let leased = house.post("/v1/consumers/c/lease", json!({})).await.expect(200);
+    assert!(leased.text().contains(data), "{}", leased.text());
+}

@@ -222,3 +222,21 @@ async fn a_server_asked_to_stop_ends_in_order_and_loses_nothing() {
     house.restart().await;
     house.get("/v1/events/10").await.check(200);
 }
+
+#[tokio::test]
+async fn in_a_body_a_text_is_no_number_and_no_truth() {
+    let house = House::start().await;
+    let body =
+        json!({"types": ["t"], "kind": "pull", "policy": {"attempts_max": "5", "ordered": "true"}});
+    let faults = house.put("/v1/consumers/c", body).await.faults();
+    assert_eq!(faults, ["/policy/attempts_max", "/policy/ordered"]);
+}
+
+#[tokio::test]
+async fn a_body_in_a_coding_that_is_not_known_is_a_problem() {
+    let house = House::start().await;
+    for coding in ["br", "deflate", "gzip, gzip"] {
+        let call = house.call(Method::POST, "/v1/events").header("content-encoding", coding);
+        call.json(&json!({"type": "t"})).send().await.problem(415);
+    }
+}

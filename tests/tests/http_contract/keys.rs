@@ -45,8 +45,10 @@ async fn without_a_key_only_the_pages_for_operators_answer() {
         assert!(answer.header("www-authenticate").starts_with("Bearer"), "{answer:?}");
     }
     nobody.post("/v1/events", json!({"type": "t"})).await.problem(401);
-    nobody.get("/healthz").await.check(200);
-    nobody.get("/readyz").await.check(200);
+    for open in ["/healthz", "/readyz", "/.well-known/webhook-keys"] {
+        nobody.get(open).await.check(200);
+        house.with_key("sk_that-was-revoked").get(open).await.check(200);
+    }
     house.get("/v1/events").await.check(200);
 }
 

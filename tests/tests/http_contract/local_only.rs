@@ -3,6 +3,8 @@
 use http::Method;
 use serde_json::json;
 use skald_tests::{Answer, House};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 #[track_caller]
 fn assert_refused(answer: &Answer) {
@@ -28,6 +30,36 @@ async fn only_loopback_names_are_answered() {
 }
 
 #[tokio::test]
+async fn whatever_names_the_host_must_name_this_machine() {
+    let house = House::start().await;
+    let address = house.base().trim_start_matches("http://").to_owned();
+    let status = async |head: &str| {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    let local = "GET http://localhost/v1/events HTTP/1.1\r\nhost: localhost\r\n";
+    assert_eq!(status(local).await, "200");
+    let absolute = "GET http://evil.example/v1/events HTTP/1.1\r\nhost: localhost\r\n";
+    assert_eq!(status(absolute).await, "403");
+    let twice = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n";
+    assert_eq!(status(twice).await, "403");
+}
+
+#[tokio::test]
+async fn a_link_that_is_followed_shows_what_it_leads_to() {
+    let house = House::start().await;
+    let follow = async |method: Method| {
+        let call = house.call(method, "/v1/events").header("sec-fetch-site", "cross-site");
+        call.header("sec-fetch-mode", "navigate").json(&json!({"type": "t"})).send().await
+    };
+    follow(Method::GET).await.check(200);
+    assert_refused(&follow(Method::POST).await);
+}
+
+#[tokio::test]
 async fn cross_origin_calls_of_browsers_are_refused() {
     let house = House::start().await;
     let post = async |name: &str, value: &str| {
@@ -38,6 +70,7 @@ async fn cross_origin_calls_of_browsers_are_refused() {
     assert_refused(&post("origin", "null").await);
     assert_refused(&post("origin", "http://localhost:1").await);
     assert_refused(&post("sec-fetch-site", "cross-site").await);
+    assert_refused(&post("sec-fetch-site", "same-site").await);
     assert_eq!(house.get("/v1/events").await.json_of(200)["items"], json!([]));
     let own = house.base();
     post("origin", &own).await.check(202);

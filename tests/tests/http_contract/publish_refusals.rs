@@ -199,3 +199,13 @@ async fn binary_mode_names_its_faulty_headers() {
     assert!(faults.iter().any(|fault| fault.contains("source")), "{faults:?}");
     assert_log_is_empty(&house).await;
 }
+
+#[tokio::test]
+async fn whose_an_event_is_is_told_by_a_string() {
+    let house = House::start().await;
+    for tenant in [json!(5), json!(true)] {
+        let answer = house.post("/v1/events", json!({"type": "t", "tenant": tenant})).await;
+        assert_eq!(answer.faults(), ["/tenant"]);
+    }
+    house.publish(json!({"type": "t", "tenant": "5"})).await;
+}

@@ -178,3 +178,14 @@ async fn faults_of_a_replay_are_told() {
     assert_eq!(faults(both).await.len(), 1);
     house.get("/v1/replays/rpl_0190").await.problem(404);
 }
+
+#[tokio::test]
+async fn what_counts_events_is_rebuilt_and_not_forced() {
+    let house = House::start().await;
+    let body = |dry_run: bool| json!({"consumer": "count-events", "from_seq": 1, "mode": "force", "dry_run": dry_run});
+    let told = house.post("/v1/replays", body(true)).await.json_of(200);
+    assert!(told["refused"].as_str().unwrap().contains("rebuild"), "{told}");
+    house.post("/v1/replays", body(false)).await.problem(409);
+    let skips = json!({"consumer": "count-events", "from_seq": 1});
+    house.post("/v1/replays", skips).await.check(202);
+}

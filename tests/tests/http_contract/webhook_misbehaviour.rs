@@ -51,6 +51,30 @@ async fn a_body_without_end_is_delivered_and_read_within_bounds() {
 }
 
 #[tokio::test]
+async fn what_the_head_said_holds_although_the_body_breaks_off() {
+    let house = House::start().await;
+    let gone = RawReceiver::that(Misbehaviour::GoneEarly).await;
+    let hook = webhook(&house, &gone.url(), json!({"retry": ["10ms"]})).await;
+    house.publish(json!({"type": "t"})).await;
+    eventually("disabled", async || {
+        let hook = house.get(&path(&hook, "")).await.json_of(200);
+        (hook["disabled_reason"] == "gone").then_some(())
+    })
+    .await;
+    let busy = RawReceiver::that(Misbehaviour::BusyAndHangs).await;
+    let more = json!({"timeout": "500ms", "retry": ["10ms"]});
+    let hook = webhook(&house, &busy.url(), more).await;
+    house.publish(json!({"type": "t"})).await;
+    eventually("held", async || {
+        let hook = house.get(&path(&hook, "")).await.json_of(200);
+        (hook["health"]["held_until"] != Value::Null).then_some(())
+    })
+    .await;
+    let delivery = house.get(&path(&hook, "/deliveries")).await.json_of(200)["items"][0].clone();
+    assert_eq!(delivery["attempts"][0]["status_code"], 429, "{delivery}");
+}
+
+#[tokio::test]
 async fn what_is_no_tls_is_a_failure() {
     let house = House::start().await;
     let receiver = RawReceiver::that(Misbehaviour::NoHttp).await;
