@@ -235,17 +235,28 @@ impl Planner<'_> {
             Ok(call) => Arc::new(call),
             Err(error) => return self.refuse(name, error).map(|_| ()),
         };
+        self.emit(Transition::Acting { step: name.to_owned(), round: 1 })?;
+        self.act(name, action, call)
+    }
+
+    /// What follows from an action that has just begun: what is asked of nobody outside is done or
+    /// waits, the rest is a request.
+    pub(super) fn act(
+        &mut self,
+        name: &str,
+        action: &Action,
+        call: Arc<Call>,
+    ) -> Result<(), Refusal> {
         let step = name.to_owned();
-        self.emit(Transition::Acting { step: step.clone(), round: 1 })?;
-        if let Some(cell) = self.state.cells.get_mut(name) {
-            cell.call = Some(Arc::clone(&call));
-        }
+        let Some(cell) = self.state.cells.get_mut(name) else { return Ok(()) };
+        cell.call = Some(Arc::clone(&call));
+        let round = cell.half.round;
         let now = self.moment.at_us;
         let until = |timeout: std::time::Duration| now.saturating_add(bus::Span(timeout).micros());
         match (action, call.as_ref()) {
             (Action::Publish(_), _) => {
-                let request =
-                    RequestId { step: step.clone(), operation: Operation::Action, round: 1 };
+                let operation = Operation::Action;
+                let request = RequestId { step: step.clone(), operation, round };
                 self.plan.published.push((request, call));
                 self.emit(Transition::Done { step, output: Arc::new(Value::Null) })
             }

@@ -6,6 +6,7 @@ mod definitions;
 mod mistakes;
 mod random_runs;
 mod rust_sagas;
+mod unfilled;
 mod walks;
 
 /// The saga of the guide: a charge, stock and delivery together, an approval, an announcement.

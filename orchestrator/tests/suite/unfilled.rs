@@ -1,0 +1,198 @@
+//! Expressions that give nothing, when a step begins, when it is asked for again, and at the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use orchestrator::planner::{self, Command, Input, Moment, Refusal};
+use orchestrator::{Answer, Definition, Operation, RequestCall, Start, State, Status, StepStatus};
+use orchestrator::{RequestId, Transition};
+use serde_json::{Value, json};
+
+/// A saga without a world: what is asked is answered by the test.
+struct Saga {
+    start: Start,
+    state: State,
+    journal: Vec<(i64, Transition)>,
+    now_us: i64,
+}
+
+impl Saga {
+    fn start(source: &str, env: &[(&str, &str)]) -> Saga {
+        let definition = Definition::of_yaml(source).unwrap_or_else(|faults| panic!("{faults}"));
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let start = Start {
+            id: "one".to_owned(),
+            definition: Arc::new(definition),
+            input: Arc::new(json!({})),
+            env: Arc::new(env.collect()),
+            created_us: 1,
+        };
+        let state = State::new(start.clone());
+        let mut saga = Saga { start, state, journal: Vec::new(), now_us: 1 };
+        saga.take(&Input::Start);
+        saga
+    }
+
+    fn try_take(&mut self, input: &Input) -> Result<(), Refusal> {
+        let moment = Moment { at_us: self.now_us, jitter: 0.5 };
+        let plan = planner::take(&mut self.state, input, moment)?;
+        self.journal.extend(plan.transitions.into_iter().map(|entry| (self.now_us, entry)));
+        Ok(())
+    }
+
+    fn take(&mut self, input: &Input) {
+        self.try_take(input).unwrap();
+    }
+
+    fn person(&mut self, command: Command) -> Result<(), Refusal> {
+        self.try_take(&Input::Operator { command, by: "ann".to_owned() })
+    }
+
+    fn retry(&mut self) {
+        self.person(Command::Retry { reason: None }).unwrap();
+    }
+
+    /// Answers the one request that it wants; those that cannot be filled in answer themselves.
+    fn answer(&mut self, step: &str, operation: Operation, answer: Answer) {
+        let wanted = self.state.requests(self.now_us);
+        let ids: Vec<RequestId> = wanted.iter().map(orchestrator::Request::id).collect();
+        let id = ids.iter().find(|id| id.step == step && id.operation == operation);
+        let request = id.unwrap_or_else(|| panic!("{step} is not asked for: {ids:?}")).clone();
+        self.take(&Input::Answer { request, answer });
+    }
+
+    fn done(&mut self, step: &str, output: Value) {
+        self.answer(step, Operation::Action, Answer::Done(output));
+    }
+
+    /// As the engine does it with what cannot be filled in.
+    fn settle(&mut self) {
+        for request in self.state.requests(self.now_us) {
+            if let RequestCall::Unfilled(error) = request.call.as_ref() {
+                let (request, answer) = (request.id(), Answer::Unfilled(error.clone()));
+                self.take(&Input::Answer { request, answer });
+            }
+        }
+    }
+
+    /// Another process, with another environment, reads its journal.
+    fn restart(&mut self, env: &[(&str, &str)]) {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.start.env = Arc::new(env.collect::<BTreeMap<_, _>>());
+        let journal = self.journal.iter().map(|(at, entry)| (*at, entry));
+        self.state = State::of_journal(self.start.clone(), journal).unwrap();
+        self.take(&Input::Tick);
+    }
+
+    fn status(&self, step: &str) -> StepStatus {
+        self.state.cells.get(step).map_or(StepStatus::Waiting, orchestrator::Cell::status)
+    }
+
+    /// Stuck, with nothing on its way.
+    fn is_stuck(&mut self) -> bool {
+        self.state.status == Status::Stuck && self.state.requests(self.now_us).is_empty()
+    }
+}
+
+const PAST_THE_POINT: &str = "
+saga: s
+steps:
+  - { step: p, post: http://x/p, no_undo: x, point_of_no_return: true }
+  - { step: z, post: http://x/z, no_undo: y, body: \"{{ steps.p.output.nope }}\" }
+";
+
+#[test]
+fn a_retry_of_what_still_cannot_be_filled_in_is_stuck_again() {
+    let mut saga = Saga::start(PAST_THE_POINT, &[]);
+    saga.done("p", json!({}));
+    assert!(saga.is_stuck());
+    for _ in 0..2 {
+        saga.retry();
+        assert!(saga.is_stuck());
+        assert_eq!(saga.status("z"), StepStatus::Refused, "nobody was asked");
+        saga.restart(&[]);
+        assert!(saga.is_stuck());
+    }
+    let undo = "
+saga: s
+steps:
+  - { step: a, post: http://x/a, undo: { post: http://x/u, body: '{{ input.nope }}' } }
+  - { step: b, post: http://x/b, undo: { post: http://x/u } }
+";
+    let mut saga = Saga::start(undo, &[]);
+    saga.done("a", json!({}));
+    saga.answer("b", Operation::Action, Answer::Refused("no".to_owned()));
+    assert!(saga.is_stuck());
+    saga.retry();
+    assert!(saga.is_stuck());
+    saga.restart(&[]);
+    assert!(saga.is_stuck());
+}
+
+const ENVIRONMENT: &str = "
+saga: s
+steps:
+  - { step: a, post: '{{ env.PAY }}/a', undo: { post: '{{ env.PAY }}/u' } }
+  - { step: b, post: http://x/b, undo: { post: http://x/u } }
+";
+
+#[test]
+fn a_variable_that_is_gone_after_a_restart_needs_a_person_and_undoes_nothing() {
+    let pay = [("PAY", "http://x")];
+    let mut saga = Saga::start(ENVIRONMENT, &pay);
+    saga.answer("a", Operation::Action, Answer::unclear("500"));
+    saga.restart(&[]);
+    saga.now_us += 1_000_000; // The back-off is over.
+    saga.settle();
+    assert!(saga.is_stuck());
+    assert!(saga.state.error.as_ref().unwrap().contains("env.PAY"), "{:?}", saga.state.error);
+    saga.retry();
+    assert!(saga.is_stuck(), "it is still not there");
+    saga.restart(&pay);
+    saga.retry();
+    saga.done("a", json!({}));
+    saga.answer("b", Operation::Action, Answer::Refused("no".to_owned()));
+    assert_eq!(saga.status("a"), StepStatus::Undoing);
+    saga.restart(&[]);
+    saga.settle();
+    assert!(saga.is_stuck());
+    saga.restart(&pay);
+    saga.retry();
+    saga.answer("a", Operation::Compensation, Answer::Done(Value::Null));
+    assert_eq!(saga.state.status, Status::Compensated);
+}
+
+#[test]
+fn while_it_compensates_what_cannot_be_asked_again_counts_as_unknown() {
+    let mut saga = Saga::start(ENVIRONMENT, &[("PAY", "http://x")]);
+    saga.person(Command::Cancel { reason: None }).unwrap();
+    saga.restart(&[]);
+    saga.settle();
+    assert!(saga.is_stuck(), "its undo cannot be filled in either");
+    saga.person(Command::Skip { step: "a".to_owned(), output: None, reason: "x".to_owned() })
+        .unwrap();
+    assert_eq!(saga.state.status, Status::Cancelled);
+}
+
+#[test]
+fn what_is_asked_of_nobody_outside_follows_a_retry_too() {
+    let source = "
+saga: s
+steps:
+  - { step: p, post: http://x/p, no_undo: x, point_of_no_return: true }
+  - { step: w, wait_for: { signal: go, timeout: 1s } }
+  - { step: say, publish: com.acme.said, body: '{{ env.WORD }}', no_undo: said }
+";
+    let mut saga = Saga::start(source, &[]);
+    saga.done("p", json!({}));
+    saga.now_us += 2_000_000;
+    saga.take(&Input::Tick);
+    assert!(saga.is_stuck(), "past the point a wait that is over needs a person");
+    saga.retry();
+    assert!(saga.state.requests(saga.now_us).is_empty(), "it waits again");
+    saga.take(&Input::Signal { name: "go".to_owned(), body: json!({}) });
+    assert!(saga.is_stuck(), "there is no word");
+    saga.restart(&[("WORD", "hello")]);
+    saga.retry();
+    assert_eq!(saga.state.status, Status::Completed);
+}
