@@ -269,6 +269,16 @@ impl Cell {
         &self.half
     }
 
+    /// Whether its action was done, by a participant or by hand.
+    pub(crate) fn counts_as_done(&self) -> bool {
+        match self.action {
+            StepStatus::Done => true,
+            StepStatus::Skipped => self.output.is_some(),
+            StepStatus::Unknown => self.late,
+            _ => false,
+        }
+    }
+
     pub(crate) fn is_stuck(&self) -> bool {
         self.half.stuck || self.undo.as_ref().is_some_and(|undo| undo.half.stuck)
     }

@@ -123,10 +123,9 @@ impl Planner<'_> {
     /// Whether one step, or one item, is undone or has nothing to undo; begins it otherwise.
     fn undo_one(&mut self, name: &str, at: usize) -> Result<bool, Refusal> {
         let Some(cell) = self.state.cells.get(name) else { return Ok(true) };
-        let outcome = match (cell.action, &cell.output) {
-            (StepStatus::Done, _) | (StepStatus::Skipped, Some(_)) => Outcome::Done,
-            (StepStatus::Unknown, _) if cell.late => Outcome::Done,
-            (StepStatus::Unknown, _) => Outcome::Unknown,
+        let outcome = match cell.action {
+            _ if cell.counts_as_done() => Outcome::Done,
+            StepStatus::Unknown => Outcome::Unknown,
             _ => return Ok(true),
         };
         let round = match &cell.undo {

@@ -58,7 +58,10 @@ impl State {
                 cell.action = StepStatus::Acting;
                 cell.half.begin(*round, at_us);
             }
-            T::Completed { output } => self.finish(Status::Completed, Some(output), at_us),
+            T::Completed { output, error } => {
+                self.error = self.error.take().or_else(|| error.clone());
+                self.finish(Status::Completed, Some(output), at_us);
+            }
             T::Compensated => self.finish(Status::Compensated, None, at_us),
             T::Cancelled => self.finish(Status::Cancelled, None, at_us),
             T::Abandoned { .. } => self.finish(Status::Abandoned, None, at_us),

@@ -196,3 +196,48 @@ steps:
     saga.retry();
     assert_eq!(saga.state.status, Status::Completed);
 }
+
+#[test]
+fn an_output_that_cannot_be_filled_in_undoes_only_what_can_all_be_undone() {
+    let source = |last: &str| {
+        let first = "{ step: a, post: http://x/a, undo: { post: http://x/u } }";
+        format!("saga: s\nsteps:\n  - {first}\n{last}output: '{{{{ steps.a.output.id }}}}'\n")
+    };
+    let said = "  - { step: b, publish: com.acme.said, no_undo: said }\n";
+    let paid = "  - { step: b, post: http://x/b, no_undo: paid, point_of_no_return: true }\n";
+    let maybe = "  - { step: b, publish: com.acme.said, no_undo: said, when: false }\n";
+    for (last, status) in [
+        ("", Status::Compensating),
+        (maybe, Status::Compensating),
+        (said, Status::Completed),
+        (paid, Status::Completed),
+    ] {
+        let mut saga = Saga::start(&source(last), &[]);
+        saga.done("a", json!({}));
+        if last == paid {
+            saga.done("b", json!({}));
+        }
+        assert_eq!(saga.state.status, status, "{last}");
+        let told = saga.state.error.clone().unwrap();
+        assert!(told.contains("output: ") && told.contains("steps.a.output.id"), "{told}");
+        saga.restart(&[]);
+        assert_eq!(saga.state.error, Some(told), "it stands on the journal");
+    }
+}
+
+#[test]
+fn locks_that_it_has_are_not_read_again() {
+    let source = "
+saga: s
+lock: ['{{ env.WHO }}']
+steps:
+  - { step: p, post: http://x/p, no_undo: x, point_of_no_return: true }
+  - { step: z, post: http://x/z, no_undo: y }
+";
+    let mut saga = Saga::start(source, &[("WHO", "ann")]);
+    saga.take(&Input::Locked { lock: "ann".to_owned() });
+    saga.done("p", json!({}));
+    saga.restart(&[]);
+    saga.done("z", json!({}));
+    assert_eq!(saga.state.status, Status::Completed);
+}
