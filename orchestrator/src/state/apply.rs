@@ -279,6 +279,7 @@ impl Cell {
             }
             T::Later { operation, until_us, .. } => {
                 let half = self.half_of(*operation);
+                half.rest(at_us);
                 (half.waits, half.until_us) = (true, Some(*until_us));
             }
             T::Retrying { operation, attempt, error, due_us, .. } => {
