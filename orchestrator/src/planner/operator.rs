@@ -111,6 +111,10 @@ impl Planner<'_> {
         let cell = self.state.cells.get(step).filter(|cell| cell.items.is_none());
         let operation = match cell.map(|cell| (cell.undo.as_ref(), cell.action)) {
             Some((Some(undo), _)) if !undo.ended => Operation::Compensation,
+            // Nothing happened where it was refused: while it compensates, that is settled.
+            Some((None, StepStatus::Refused)) if self.state.reason.is_some() => {
+                return Err(conflict(format!("the step `{step}` was refused, and is not undone")));
+            }
             Some((None, StepStatus::Acting | StepStatus::Unknown | StepStatus::Refused))
                 if !self.state.status.is_ended() =>
             {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use orchestrator::{Answer, Operation};
+use orchestrator::planner::{Command, Refusal};
+use orchestrator::{Answer, Operation, Status};
 use serde_json::json;
 
 use super::saga::Saga;
@@ -13,6 +14,25 @@ steps:
   - { step: a, post: http://x/a, undo: { post: http://x/u } }
   - { step: b, post: http://x/b, undo: { post: http://x/u } }
 ";
+
+fn skip(step: &str) -> Command {
+    let (output, reason) = (Some(json!({"x": 1})), "by phone".to_owned());
+    Command::Skip { step: step.to_owned(), output, reason }
+}
+
+#[test]
+fn a_refused_step_cannot_be_skipped_while_the_saga_compensates() {
+    let mut saga = Saga::start(TWO, &[]);
+    saga.done("a", json!({}));
+    saga.answer("b", Operation::Action, Answer::Refused("no".to_owned()));
+    assert!(matches!(saga.person(skip("b")), Err(Refusal::Conflict(_))), "it compensates");
+    saga.answer("a", Operation::Compensation, Answer::Refused("no".to_owned()));
+    assert!(saga.is_stuck());
+    assert!(matches!(saga.person(skip("b")), Err(Refusal::Conflict(_))), "it is stuck at that");
+    saga.retry();
+    saga.answer("a", Operation::Compensation, Answer::Done(json!(null)));
+    assert_eq!(saga.state.status, Status::Compensated);
+}
 
 #[test]
 fn an_attempt_counts_once_it_is_made() {
