@@ -75,6 +75,20 @@ impl Definitions {
         definition: Definition,
         by: &str,
     ) -> Result<(Registered, bool), RegisterError> {
+        self.put_if(definition, by, |_| Ok(())).await
+    }
+
+    /// The same, unless `may` refuses. It is given the newest version, which nobody else can replace
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`RegisterError`], or what `may` says.
+    pub async fn put_if<E: From<RegisterError> + From<sqlx::Error>>(
+        &self,
+        definition: Definition,
+        by: &str,
+        may: impl FnOnce(Option<&Registered>) -> Result<(), E>,
+    ) -> Result<(Registered, bool), E> {
         let newest = self.newest().await?;
         self.check_children(&definition, &newest)?;
         let name = definition.name.to_string();
@@ -86,6 +100,7 @@ impl Definitions {
              where name = $1 order by version desc limit 1");
         let known = tx.fetch_optional(query.bind(name.clone())).await?;
         let known = known.as_ref().map(read).transpose()?;
+        may(known.as_ref())?;
         if let Some(known) = &known
             && known.definition.document() == definition.document()
         {

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use orchestrator::definition::Action;
-use orchestrator::{Definition, Name, Node, RegisterError, Registered};
+use orchestrator::{Definition, Name, Node, Registered};
 use schemas::{Faults, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
@@ -70,18 +70,18 @@ pub(crate) async fn put(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let definition = read(&state, &name, &headers, &body)?;
-    let known = state.sagas.definitions().find(&name, None).await?;
-    if let Some(known) = &known {
-        version_of(known).check(&headers)?;
-    } else if headers.contains_key(header::IF_MATCH) {
-        return Err(Problem::precondition("there is no such definition yet"));
-    }
-    let registered = state.sagas.definitions().put(definition, &principal.name).await;
-    let (registered, is_new) = registered.map_err(|error| match error {
-        RegisterError::Faults(faults) => Problem::invalid(faults),
-        RegisterError::Database(error) => Problem::from(error),
-        other => Problem::unavailable(other.to_string()),
-    })?;
+    let may = |known: Option<&Registered>| match known {
+        None if headers.contains_key(header::IF_MATCH) => {
+            Err(Problem::precondition("there is no such definition yet"))
+        }
+        None => Ok(()),
+        Some(_) if headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag == "*") => {
+            Err(Problem::precondition(format!("there is a definition `{name}`")))
+        }
+        Some(known) => version_of(known).check(&headers),
+    };
+    let definitions = state.sagas.definitions();
+    let (registered, is_new) = definitions.put_if(definition, &principal.name, may).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok(version_of(&registered).answer(status, DefinitionBody::from(&registered)))
 }

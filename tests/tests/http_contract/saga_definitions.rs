@@ -62,3 +62,20 @@ async fn all_faults_are_told_with_line_and_path() {
     let told = call.typed("application/yaml", child).send().await.json_of(422).to_string();
     assert!(told.contains("no definition `none`") && told.contains("runs `s` in turn"), "{told}");
 }
+
+#[tokio::test]
+async fn of_many_that_change_the_same_version_one_does() {
+    let house = House::start().await;
+    let put = async |n: usize, header: &str, value: &str| {
+        let text = YAML.replace("10ms", &format!("{n}ms"));
+        let call = house.call(Method::PUT, "/v1/sagas/definitions/s").header(header, value);
+        call.typed("application/yaml", text).send().await.status.as_u16()
+    };
+    let made = futures::future::join_all((1..=12).map(|n| put(n, "if-none-match", "*"))).await;
+    let count = |answers: &[u16], status| answers.iter().filter(|a| **a == status).count();
+    assert_eq!((count(&made, 201), count(&made, 412)), (1, 11), "{made:?}");
+    let changed = futures::future::join_all((21..=32).map(|n| put(n, "if-match", "\"1\""))).await;
+    assert_eq!((count(&changed, 201), count(&changed, 412)), (1, 11), "{changed:?}");
+    let newest = house.get("/v1/sagas/definitions/s").await.json_of(200);
+    assert_eq!(newest["version"], 2);
+}
