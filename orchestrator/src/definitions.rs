@@ -168,6 +168,20 @@ impl Definitions {
         Ok(newest)
     }
 
+    /// The newest version of every definition; first the one whose first version is the youngest, an
+    /// order that new versions do not change.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn list(&self) -> Result<Vec<Registered>, sqlx::Error> {
+        let query = sql("select name from saga_definition where version = 1
+             order by created_at_us desc, name");
+        let names = self.db.fetch_all(query).await?;
+        let newest = self.newest().await?;
+        let known = |row: &sqlx::any::AnyRow| newest.get(&row.get::<String, _>(0)).cloned();
+        Ok(names.iter().filter_map(known).collect())
+    }
+
     /// One version.
     ///
     /// # Errors

@@ -199,6 +199,8 @@ async fn shown(
 }
 
 /// List definitions
+///
+/// The newest version of each; first the one that was registered for the first time last.
 #[utoipa::path(
     get, path = "/v1/sagas/definitions", tag = "sagas",
     params(("limit" = Option<i64>, Query), ("cursor" = Option<String>, Query)),
@@ -211,13 +213,15 @@ pub(crate) async fn list(
     let mut query = Fields::of_query(query.as_deref())?;
     let cursor: Option<Name> = query.parsed("cursor");
     let limit = usize::try_from(limit(&mut query)).unwrap_or(1);
+    let all = state.sagas.definitions().list().await?;
+    let place = |name: &Name| all.iter().position(|known| known.definition.name == *name);
+    let after = cursor.as_ref().and_then(place);
+    if cursor.is_some() && after.is_none() {
+        query.fault("cursor", "must be the `next` of a page");
+    }
     query.finish()?;
-    let newest = state.sagas.definitions().newest().await?;
-    let mut all: Vec<&Registered> = newest.values().collect();
-    all.sort_by_key(|known| (std::cmp::Reverse(known.created_at), known.definition.name.clone()));
-    let after = cursor.and_then(|name| all.iter().position(|known| known.definition.name == name));
     let rest = &all[after.map_or(0, |at| at + 1)..];
     let next = rest.get(limit).map(|_| rest[limit - 1].definition.name.to_string());
-    let items = rest.iter().take(limit).map(|known| DefinitionBody::from(*known)).collect();
+    let items = rest.iter().take(limit).map(DefinitionBody::from).collect();
     Ok(Json(Items { items, next }))
 }

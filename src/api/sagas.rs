@@ -336,8 +336,12 @@ pub(crate) async fn list(
     });
     let since = query.parsed::<Timestamp>("since");
     let before = query.text("cursor").and_then(|cursor| {
-        let (at, id) = cursor.split_once('~')?;
-        Some((at.parse().ok()?, id.to_owned()))
+        let place =
+            cursor.split_once('~').and_then(|(at, id)| Some((at.parse().ok()?, id.to_owned())));
+        if place.is_none() {
+            query.fault("cursor", "must be the `next` of a page");
+        }
+        place
     });
     let limit = limit(&mut query);
     query.finish()?;

@@ -79,3 +79,26 @@ async fn of_many_that_change_the_same_version_one_does() {
     let newest = house.get("/v1/sagas/definitions/s").await.json_of(200);
     assert_eq!(newest["version"], 2);
 }
+
+#[tokio::test]
+async fn pages_hold_while_new_versions_are_registered_and_other_cursors_are_refused() {
+    let house = House::start().await;
+    let put = async |name: &str, time: &str| {
+        let body = json!({"saga": name, "steps": [{"step": "nap", "sleep": time}]});
+        house.put(&format!("/v1/sagas/definitions/{name}"), body).await.check(201);
+    };
+    for name in ["a", "b", "c", "d"] {
+        put(name, "10ms").await;
+    }
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    for name in ["a", "d", "b", "c"] {
+        let page = house.get(&format!("/v1/sagas/definitions?limit=1{cursor}")).await.json_of(200);
+        seen.push(page["items"][0]["name"].as_str().unwrap().to_owned());
+        cursor = format!("&cursor={}", page["next"].as_str().unwrap_or_default());
+        put(name, "20ms").await;
+    }
+    assert_eq!(seen, ["d", "c", "b", "a"]);
+    for path in ["/v1/sagas/definitions?cursor=nonsense", "/v1/sagas?cursor=garbage"] {
+        assert_eq!(house.get(path).await.faults(), ["/cursor"], "{path}");
+    }
+}
