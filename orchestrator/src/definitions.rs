@@ -8,7 +8,7 @@ use schemas::{Faults, Timestamp};
 use serde_json::Value;
 use sqlx::Row;
 
-use crate::definition::Definition;
+use crate::definition::{Action, Child, Definition, told};
 use crate::document::Node;
 use crate::name::Name;
 
@@ -90,7 +90,9 @@ impl Definitions {
         may: impl FnOnce(Option<&Registered>) -> Result<(), E>,
     ) -> Result<(Registered, bool), E> {
         let newest = self.newest().await?;
-        self.check_children(&definition, &newest)?;
+        let mut faults = Faults::default();
+        check_children(&definition, &newest, &mut faults);
+        faults.or(()).map_err(RegisterError::Faults)?;
         let name = definition.name.to_string();
         let mut tx = self.db.begin().await?;
         // Held until the end: of two that register at once, one waits for the other.
@@ -121,25 +123,6 @@ impl Definitions {
         let definition = Arc::new(definition);
         let created_by = by.to_owned();
         Ok((Registered { version, definition, created_at: now, created_by }, true))
-    }
-
-    /// A child must be there, and must not run its own parent.
-    fn check_children(
-        &self,
-        definition: &Definition,
-        newest: &HashMap<String, Registered>,
-    ) -> Result<(), RegisterError> {
-        let mut faults = Faults::default();
-        for (child, step) in definition.children() {
-            let path = format!("{}/saga", step.path);
-            let line = if step.line == 0 { String::new() } else { format!("line {}: ", step.line) };
-            if *child != definition.name && !newest.contains_key(child.as_str()) {
-                faults.push(path, format!("{line}there is no definition `{child}`"));
-            } else if reaches(child, &definition.name, newest, 0) {
-                faults.push(path, format!("{line}`{child}` runs `{}` in turn", definition.name));
-            }
-        }
-        faults.or(()).map_err(RegisterError::Faults)
     }
 
     /// The newest version of every definition.
@@ -228,13 +211,34 @@ impl Definitions {
     }
 }
 
+/// A child must be there, and must not run its own parent.
+pub fn check_children(
+    definition: &Definition,
+    newest: &HashMap<String, Registered>,
+    faults: &mut Faults,
+) {
+    for (step, path, action) in definition.actions() {
+        let Action::Child(Child { definition: child, .. }) = action else { continue };
+        let detail = if *child != definition.name && !newest.contains_key(child.as_str()) {
+            format!("there is no definition `{child}`")
+        } else if reaches(child, &definition.name, newest, 0) {
+            format!("`{child}` runs `{}` in turn", definition.name)
+        } else {
+            continue;
+        };
+        told(faults, &format!("{path}/saga"), step.line, &detail);
+    }
+}
+
 /// Whether `from` runs `to`, directly or through others.
 fn reaches(from: &Name, to: &Name, newest: &HashMap<String, Registered>, depth: usize) -> bool {
     if from == to {
         return true;
     }
     let Some(known) = newest.get(from.as_str()).filter(|_| depth < 100) else { return false };
-    known.definition.children().iter().any(|(child, _)| reaches(child, to, newest, depth + 1))
+    known.definition.actions().any(|(.., action)| {
+        matches!(action, Action::Child(child) if reaches(&child.definition, to, newest, depth + 1))
+    })
 }
 
 fn read(row: &sqlx::any::AnyRow) -> Result<Registered, sqlx::Error> {

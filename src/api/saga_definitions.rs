@@ -6,8 +6,8 @@ use axum::extract::{Path, RawQuery, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use orchestrator::definition::Action;
-use orchestrator::{Definition, Name, Node, Registered};
+use orchestrator::definition::{Action, told};
+use orchestrator::{Definition, Name, Node, Registered, check_children};
 use schemas::{Faults, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
@@ -69,7 +69,17 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let definition = read(&state, &name, &headers, &body)?;
+    let node = node(&headers, &body)?;
+    let newest = state.sagas.definitions().newest().await?;
+    let more = |definition: &Definition, faults: &mut Faults| {
+        if *definition.name != *name {
+            let detail = format!("is `{}`, and the address says `{name}`", definition.name);
+            faults.push("/saga", detail);
+        }
+        check_here(&state, definition, faults);
+        check_children(definition, &newest, faults);
+    };
+    let definition = Definition::checked(&node, more).map_err(Problem::invalid)?;
     let may = |known: Option<&Registered>| match known {
         None if headers.contains_key(header::IF_MATCH) => {
             Err(Problem::precondition("there is no such definition yet"))
@@ -86,12 +96,7 @@ pub(crate) async fn put(
     Ok(version_of(&registered).answer(status, DefinitionBody::from(&registered)))
 }
 
-fn read(
-    state: &State,
-    name: &str,
-    headers: &HeaderMap,
-    body: &Bytes,
-) -> Result<Definition, Problem> {
+fn node(headers: &HeaderMap, body: &Bytes) -> Result<Node, Problem> {
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = media.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let text =
@@ -108,48 +113,46 @@ fn read(
         }
         _ => return Err(Problem::media_type("send application/json or application/yaml")),
     };
-    let definition = node.and_then(|node| Definition::of_node(&node)).map_err(Problem::invalid)?;
-    let mut faults = Faults::default();
-    if *definition.name != *name {
-        let detail = format!("is `{}`, and the address says `{name}`", definition.name);
-        faults.push("/saga", detail);
-    }
-    check_here(state, &definition, &mut faults);
-    faults.or(definition).map_err(Problem::invalid)
+    node.map_err(Problem::invalid)
 }
 
 /// What can only be checked where it runs: the environment, addresses, the broker.
 fn check_here(state: &State, definition: &Definition, faults: &mut Faults) {
     for name in definition.env() {
         if !state.sagas.env().contains_key(&name) {
-            for path in definition.env_read_at(&name) {
+            for (path, line) in definition.env_read_at(&name) {
                 let detail = format!(
                     "reads env.{name}, which the configuration does not list in `sagas.env`, or \
                      which is not set"
                 );
-                faults.push(path, detail);
+                told(faults, &path, line, &detail);
             }
         }
     }
-    if !state.log.is_shared() {
-        for step in definition.commands() {
-            let detail = "commands go over NATS, and this server runs on the embedded log, where \
-                          there is none; call the participant over HTTP";
-            faults.push(format!("{}/command", step.path), detail);
-        }
-    }
-    for step in &definition.steps {
-        if matches!(step.action, Action::Method) {
-            faults.push(step.path.clone(), "a `method` is written in Rust, in the program itself");
-        }
-        for action in step.actions() {
-            if let Action::Http(call) = action
-                && let Some(Value::String(url)) = call.url.constant()
-                && let Err(error) = state.participants.check_url(url)
-            {
+    for (step, path, action) in definition.actions() {
+        match action {
+            Action::Http(call) => {
                 let verb = call.method.as_str().to_ascii_lowercase();
-                faults.push(format!("{}/{verb}", step.path), error);
+                let url = call.url.constant().and_then(Value::as_str);
+                let refused = url.and_then(|url| state.participants.check_url(url).err());
+                let path = format!("{path}/{verb}");
+                // What is no URL at all has been told.
+                if let Some(error) = refused
+                    && faults.0.iter().all(|fault| fault.pointer != path)
+                {
+                    told(faults, &path, step.line, &error.to_string());
+                }
             }
+            Action::Command(_) if !state.log.is_shared() => {
+                let detail = "commands go over NATS, and this server runs on the embedded log, \
+                              where there is none; call the participant over HTTP";
+                told(faults, &format!("{path}/command"), step.line, detail);
+            }
+            Action::Method => {
+                let detail = "a `method` is written in Rust, in the program itself";
+                told(faults, &path, step.line, detail);
+            }
+            _ => {}
         }
     }
 }

@@ -102,3 +102,43 @@ async fn pages_hold_while_new_versions_are_registered_and_other_cursors_are_refu
         assert_eq!(house.get(path).await.faults(), ["/cursor"], "{path}");
     }
 }
+
+#[tokio::test]
+async fn what_cannot_be_here_is_told_with_the_rest_and_where_it_stands() {
+    let house = House::start().await;
+    let text = "saga: s
+steps:
+  - step: a
+    post: http://127.0.0.1:1900
+    undo: { post: 'http://u:p@h/' }
+  - step: b
+    post: http://127.0.0.1:1900
+    undo: { command: stock, as: rel }
+  - step: c
+    post: http://127.0.0.1:1900
+    undo: { post: 'http://127.0.0.1:1900', body: '{{ env.HOME }}' }
+    on_unknown: { probe: { get: 'http://u:p@h/' } }
+  - step: d
+    post: ftp://x
+    undo: { saga: none }
+    bogus: 1
+";
+    let call = house.call(Method::PUT, "/v1/sagas/definitions/s");
+    let answer = call.typed("application/yaml", text).send().await;
+    let told = answer.problem(422);
+    let mut pointers = answer.faults();
+    pointers.sort_unstable();
+    let wanted = [
+        "/steps/0/undo/post",
+        "/steps/1/undo/command",
+        "/steps/2/on_unknown/probe/get",
+        "/steps/2/undo/body",
+        "/steps/3/bogus",
+        "/steps/3/post",
+        "/steps/3/undo/saga",
+    ];
+    assert_eq!(pointers, wanted, "{told:#}");
+    let faults = told["errors"].as_array().unwrap();
+    let line = |fault: &serde_json::Value| fault["detail"].as_str().unwrap().starts_with("line ");
+    assert!(faults.iter().all(line), "{told:#}");
+}
