@@ -9,6 +9,8 @@ mod check;
 mod members;
 mod read;
 
+pub use members::told;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -277,10 +279,22 @@ impl Definition {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn of_node(node: &Node) -> Result<Definition, Faults> {
+        Definition::checked(node, |_, _| {})
+    }
+
+    /// Reads a document that has to please `more` too, which is given what could be read of it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, and what `more` adds, in the order of the lines.
+    pub fn checked(
+        node: &Node,
+        more: impl FnOnce(&Definition, &mut Faults),
+    ) -> Result<Definition, Faults> {
         let mut faults = Faults::default();
         let definition = read::definition(node, &mut faults);
         if let Some(definition) = &definition {
             check::check(definition, &mut faults);
+            more(definition, &mut faults);
         }
         faults.0.sort_by_key(line_of);
         match definition {
@@ -305,44 +319,28 @@ impl Definition {
     #[must_use]
     pub fn env(&self) -> BTreeSet<String> {
         let templates = check::templates(self);
-        let references = templates.iter().flat_map(|(_, template)| template.references());
+        let references = templates.iter().flat_map(|(.., template)| template.references());
         references.flat_map(|references| references.env).collect()
     }
 
-    /// Where templates stand that read `name` of the environment.
+    /// Where templates stand that read `name` of the environment: path and line.
     #[must_use]
-    pub fn env_read_at(&self, name: &str) -> Vec<String> {
+    pub fn env_read_at(&self, name: &str) -> Vec<(String, usize)> {
         let reads = |template: &Template| {
             template.references().iter().any(|found| found.env.iter().any(|env| env == name))
         };
         let templates = check::templates(self);
         templates
             .iter()
-            .filter(|(_, template)| reads(template))
-            .map(|(path, _)| path.clone())
+            .filter(|(.., template)| reads(template))
+            .map(|(path, line, _)| (path.clone(), *line))
             .collect()
     }
 
-    /// Definitions that it runs as children.
-    #[must_use]
-    pub fn children(&self) -> Vec<(&Name, &Step)> {
-        let mut found = Vec::new();
-        for step in &self.steps {
-            for action in step.actions() {
-                if let Action::Child(child) = action {
-                    found.push((&child.definition, step));
-                }
-            }
-        }
-        found
-    }
-
-    /// Steps that send commands over NATS.
-    #[must_use]
-    pub fn commands(&self) -> Vec<&Step> {
-        let sends =
-            |step: &&Step| step.actions().any(|action| matches!(action, Action::Command(_)));
-        self.steps.iter().filter(sends).collect()
+    /// Every action, undo and probe: its step, where it stands and what it does.
+    pub fn actions(&self) -> impl Iterator<Item = (&Step, String, &Action)> {
+        let of = |step| Step::actions(step).map(move |(path, action)| (step, path, action));
+        self.steps.iter().flat_map(of)
     }
 
     /// Whether a step waits for an event.
@@ -367,17 +365,18 @@ impl Command {
 }
 
 impl Step {
-    /// Its action, its undo and its probe.
-    pub fn actions(&self) -> impl Iterator<Item = &Action> {
+    /// Its action, its undo and its probe, and where each stands.
+    pub fn actions(&self) -> impl Iterator<Item = (String, &Action)> {
+        let at = |part: &str| format!("{}{part}", self.path);
         let undo = match &self.undo {
-            Undo::Call { action, .. } => Some(action),
+            Undo::Call { action, .. } => Some((at("/undo"), action)),
             Undo::Never(_) | Undo::Nothing => None,
         };
         let probe = match &self.on_unknown {
-            OnUnknown::Probe(action) => Some(action),
+            OnUnknown::Probe(action) => Some((at("/on_unknown/probe"), action)),
             OnUnknown::Compensate | OnUnknown::Stuck => None,
         };
-        std::iter::once(&self.action).chain(undo).chain(probe)
+        std::iter::once((at(""), &self.action)).chain(undo).chain(probe)
     }
 
     /// Whether its action can be refused.

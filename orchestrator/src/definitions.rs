@@ -8,7 +8,7 @@ use schemas::{Faults, Timestamp};
 use serde_json::Value;
 use sqlx::Row;
 
-use crate::definition::Definition;
+use crate::definition::{Action, Child, Definition, told};
 use crate::document::Node;
 use crate::name::Name;
 
@@ -75,8 +75,24 @@ impl Definitions {
         definition: Definition,
         by: &str,
     ) -> Result<(Registered, bool), RegisterError> {
+        self.put_if(definition, by, |_| Ok(())).await
+    }
+
+    /// The same, unless `may` refuses. It is given the newest version, which nobody else can replace
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`RegisterError`], or what `may` says.
+    pub async fn put_if<E: From<RegisterError> + From<sqlx::Error>>(
+        &self,
+        definition: Definition,
+        by: &str,
+        may: impl FnOnce(Option<&Registered>) -> Result<(), E>,
+    ) -> Result<(Registered, bool), E> {
         let newest = self.newest().await?;
-        self.check_children(&definition, &newest)?;
+        let mut faults = Faults::default();
+        check_children(&definition, &newest, &mut faults);
+        faults.or(()).map_err(RegisterError::Faults)?;
         let name = definition.name.to_string();
         let mut tx = self.db.begin().await?;
         // Held until the end: of two that register at once, one waits for the other.
@@ -86,6 +102,7 @@ impl Definitions {
              where name = $1 order by version desc limit 1");
         let known = tx.fetch_optional(query.bind(name.clone())).await?;
         let known = known.as_ref().map(read).transpose()?;
+        may(known.as_ref())?;
         if let Some(known) = &known
             && known.definition.document() == definition.document()
         {
@@ -106,25 +123,6 @@ impl Definitions {
         let definition = Arc::new(definition);
         let created_by = by.to_owned();
         Ok((Registered { version, definition, created_at: now, created_by }, true))
-    }
-
-    /// A child must be there, and must not run its own parent.
-    fn check_children(
-        &self,
-        definition: &Definition,
-        newest: &HashMap<String, Registered>,
-    ) -> Result<(), RegisterError> {
-        let mut faults = Faults::default();
-        for (child, step) in definition.children() {
-            let path = format!("{}/saga", step.path);
-            let line = if step.line == 0 { String::new() } else { format!("line {}: ", step.line) };
-            if *child != definition.name && !newest.contains_key(child.as_str()) {
-                faults.push(path, format!("{line}there is no definition `{child}`"));
-            } else if reaches(child, &definition.name, newest, 0) {
-                faults.push(path, format!("{line}`{child}` runs `{}` in turn", definition.name));
-            }
-        }
-        faults.or(()).map_err(RegisterError::Faults)
     }
 
     /// The newest version of every definition.
@@ -151,6 +149,20 @@ impl Definitions {
         let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
         (cache.version, cache.newest) = (version, Arc::clone(&newest));
         Ok(newest)
+    }
+
+    /// The newest version of every definition; first the one whose first version is the youngest, an
+    /// order that new versions do not change.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn list(&self) -> Result<Vec<Registered>, sqlx::Error> {
+        let query = sql("select name from saga_definition where version = 1
+             order by created_at_us desc, name");
+        let names = self.db.fetch_all(query).await?;
+        let newest = self.newest().await?;
+        let known = |row: &sqlx::any::AnyRow| newest.get(&row.get::<String, _>(0)).cloned();
+        Ok(names.iter().filter_map(known).collect())
     }
 
     /// One version.
@@ -199,13 +211,34 @@ impl Definitions {
     }
 }
 
+/// A child must be there, and must not run its own parent.
+pub fn check_children(
+    definition: &Definition,
+    newest: &HashMap<String, Registered>,
+    faults: &mut Faults,
+) {
+    for (step, path, action) in definition.actions() {
+        let Action::Child(Child { definition: child, .. }) = action else { continue };
+        let detail = if *child != definition.name && !newest.contains_key(child.as_str()) {
+            format!("there is no definition `{child}`")
+        } else if reaches(child, &definition.name, newest, 0) {
+            format!("`{child}` runs `{}` in turn", definition.name)
+        } else {
+            continue;
+        };
+        told(faults, &format!("{path}/saga"), step.line, &detail);
+    }
+}
+
 /// Whether `from` runs `to`, directly or through others.
 fn reaches(from: &Name, to: &Name, newest: &HashMap<String, Registered>, depth: usize) -> bool {
     if from == to {
         return true;
     }
     let Some(known) = newest.get(from.as_str()).filter(|_| depth < 100) else { return false };
-    known.definition.children().iter().any(|(child, _)| reaches(child, to, newest, depth + 1))
+    known.definition.actions().any(|(.., action)| {
+        matches!(action, Action::Child(child) if reaches(&child.definition, to, newest, depth + 1))
+    })
 }
 
 fn read(row: &sqlx::any::AnyRow) -> Result<Registered, sqlx::Error> {

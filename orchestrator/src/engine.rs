@@ -336,7 +336,7 @@ impl Engine {
         let Some(row) = store::rows(&self.0.db, &ids).await?.pop() else { return Ok(None) };
         let journal = store::journals(&self.0.db, &ids).await?.remove(id).unwrap_or_default();
         let state = self.restore(&row, &journal).await?;
-        Ok(Some(Told { row, journal, state }))
+        Ok(Some(Told { row, journal, state, read_us: self.0.db.clock().now().as_micros() }))
     }
 
     pub(crate) async fn restore(
@@ -412,4 +412,6 @@ pub struct Told {
     pub journal: Vec<store::ReadFrame>,
     /// Where it is.
     pub state: State,
+    /// When it was read, in microseconds since the epoch.
+    pub read_us: i64,
 }

@@ -27,7 +27,7 @@ pub mod planner;
 pub mod simulation;
 
 mod definitions;
-pub use definitions::{Definitions, RegisterError, Registered};
+pub use definitions::{Definitions, RegisterError, Registered, check_children};
 
 pub mod store;
 

@@ -291,6 +291,9 @@ impl Planner<'_> {
             (StepStatus::Acting, None, Answer::Later) if !cell.half.waits => {
                 self.later(name, Operation::Action)
             }
+            (StepStatus::Acting, None, Answer::Unfilled(error)) if !cell.half.waits => {
+                self.unfilled_action(step, error)
+            }
             (StepStatus::Unknown, Some(_), Answer::Done(output))
                 if !cell.late && !self.state.status.is_done_for_good() =>
             {
@@ -298,6 +301,17 @@ impl Planner<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// An attempt before may have been done, so its outcome is unknown. Trying again cannot help, and
+    /// a variable that is missing is no reason to undo: a person decides.
+    fn unfilled_action(&mut self, step: String, error: &str) -> Result<(), Refusal> {
+        let (error, operation) = (error.to_owned(), Operation::Action);
+        self.emit(Transition::Unknown { step: step.clone(), error: error.clone() })?;
+        if self.state.reason.is_some() {
+            return Ok(()); // It compensates: what is unknown is settled there.
+        }
+        self.emit(Transition::Stuck { step, operation, error, refused: false })
     }
 
     fn unclear_action(
@@ -370,7 +384,11 @@ impl Planner<'_> {
                 refused: true,
             }),
             Answer::Later => self.later(name, operation),
-            Answer::Unclear { .. } if undo.half.stuck => Ok(()),
+            Answer::Unclear { .. } | Answer::Unfilled(_) if undo.half.stuck => Ok(()),
+            Answer::Unfilled(error) => {
+                let error = error.clone();
+                self.emit(Transition::Stuck { step, operation, error, refused: false })
+            }
             Answer::Unclear { error, retry_after } => {
                 let definition = Arc::clone(&self.state.start.definition);
                 let known = &definition.steps[at];
@@ -398,7 +416,11 @@ impl Planner<'_> {
             }
             Answer::Refused(error) => self.emit(Transition::Refused { step, error: error.clone() }),
             Answer::Later => self.later(name, operation),
-            Answer::Unclear { .. } if cell.half.stuck => Ok(()),
+            Answer::Unclear { .. } | Answer::Unfilled(_) if cell.half.stuck => Ok(()),
+            Answer::Unfilled(error) => {
+                let error = error.clone();
+                self.emit(Transition::Stuck { step, operation, error, refused: false })
+            }
             Answer::Unclear { error, retry_after } => {
                 let definition = Arc::clone(&self.state.start.definition);
                 let known = &definition.steps[at];

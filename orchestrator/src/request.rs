@@ -107,6 +107,8 @@ pub enum Call {
     },
     /// Take a semantic lock.
     Lock(String),
+    /// Nothing can be asked for: an expression gives nothing any more, for this reason.
+    Unfilled(String),
 }
 
 /// What came of a request.
@@ -126,6 +128,8 @@ pub enum Answer {
     },
     /// The answer comes through a callback.
     Later,
+    /// Nobody was asked: an expression of the request gives nothing, for this reason.
+    Unfilled(String),
 }
 
 impl Answer {

@@ -347,6 +347,11 @@ impl<'f> Simulation<'f> {
             self.send(Input::Locked { lock: lock.clone() }, LATENCY_US);
             return false;
         }
+        if let Call::Unfilled(error) = request.call.as_ref() {
+            let answer = Answer::Unfilled(error.clone());
+            self.send(Input::Answer { request: request.id(), answer }, LATENCY_US);
+            return false;
+        }
         let point =
             Point { step: &request.step, operation: request.operation, attempt: request.attempt };
         let fault = self.fate.fault(&point);

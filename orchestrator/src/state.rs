@@ -193,8 +193,8 @@ pub struct Half {
     pub round: u32,
     /// The attempt that is under way or was the last.
     pub attempt: u32,
-    /// Attempts over all rounds.
-    pub attempts: u32,
+    /// Attempts over all rounds, with the one that is waited for.
+    attempts: u32,
     /// When the attempt is due.
     pub(crate) due_us: i64,
     /// Until when something else is waited for: a callback, a signal, a time.
@@ -225,7 +225,20 @@ impl Half {
         self.finished_us = None;
     }
 
+    /// Attempts over all rounds that were made by `now_us`.
+    #[must_use]
+    pub fn attempts_at(&self, now_us: i64) -> u32 {
+        self.attempts.saturating_sub(u32::from(self.due_us > now_us))
+    }
+
+    /// Whatever comes, the attempt that is waited for is not made.
+    fn rest(&mut self, at_us: i64) {
+        self.attempts = self.attempts_at(at_us);
+        self.due_us = self.due_us.min(at_us);
+    }
+
     fn end(&mut self, at_us: i64) {
+        self.rest(at_us);
         self.finished_us = Some(at_us);
         (self.until_us, self.waits, self.stuck) = (None, false, false);
     }
@@ -267,6 +280,16 @@ impl Cell {
     #[must_use]
     pub fn half(&self) -> &Half {
         &self.half
+    }
+
+    /// Whether its action was done, by a participant or by hand.
+    pub(crate) fn counts_as_done(&self) -> bool {
+        match self.action {
+            StepStatus::Done => true,
+            StepStatus::Skipped => self.output.is_some(),
+            StepStatus::Unknown => self.late,
+            _ => false,
+        }
     }
 
     pub(crate) fn is_stuck(&self) -> bool {

@@ -228,6 +228,9 @@ pub enum Transition {
     Completed {
         /// What it answers.
         output: Arc<Value>,
+        /// Why that is null, where its expression gives nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
     /// It ended: all was undone.
     Compensated,

@@ -236,6 +236,16 @@ impl From<orchestrator::StartError> for Problem {
     }
 }
 
+impl From<orchestrator::RegisterError> for Problem {
+    fn from(error: orchestrator::RegisterError) -> Problem {
+        use orchestrator::RegisterError as E;
+        match error {
+            E::Faults(faults) => Problem::invalid(faults),
+            error => Problem::of_backend("the database", &error),
+        }
+    }
+}
+
 impl From<orchestrator::InputError> for Problem {
     fn from(error: orchestrator::InputError) -> Problem {
         use orchestrator::InputError as E;

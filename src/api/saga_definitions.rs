@@ -6,8 +6,8 @@ use axum::extract::{Path, RawQuery, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use orchestrator::definition::Action;
-use orchestrator::{Definition, Name, Node, RegisterError, Registered};
+use orchestrator::definition::{Action, told};
+use orchestrator::{Definition, Name, Node, Registered, check_children};
 use schemas::{Faults, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
@@ -69,29 +69,34 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let definition = read(&state, &name, &headers, &body)?;
-    let known = state.sagas.definitions().find(&name, None).await?;
-    if let Some(known) = &known {
-        version_of(known).check(&headers)?;
-    } else if headers.contains_key(header::IF_MATCH) {
-        return Err(Problem::precondition("there is no such definition yet"));
-    }
-    let registered = state.sagas.definitions().put(definition, &principal.name).await;
-    let (registered, is_new) = registered.map_err(|error| match error {
-        RegisterError::Faults(faults) => Problem::invalid(faults),
-        RegisterError::Database(error) => Problem::from(error),
-        other => Problem::unavailable(other.to_string()),
-    })?;
+    let node = node(&headers, &body)?;
+    let newest = state.sagas.definitions().newest().await?;
+    let more = |definition: &Definition, faults: &mut Faults| {
+        if *definition.name != *name {
+            let detail = format!("is `{}`, and the address says `{name}`", definition.name);
+            faults.push("/saga", detail);
+        }
+        check_here(&state, definition, faults);
+        check_children(definition, &newest, faults);
+    };
+    let definition = Definition::checked(&node, more).map_err(Problem::invalid)?;
+    let may = |known: Option<&Registered>| match known {
+        None if headers.contains_key(header::IF_MATCH) => {
+            Err(Problem::precondition("there is no such definition yet"))
+        }
+        None => Ok(()),
+        Some(_) if headers.get(header::IF_NONE_MATCH).is_some_and(|tag| tag == "*") => {
+            Err(Problem::precondition(format!("there is a definition `{name}`")))
+        }
+        Some(known) => version_of(known).check(&headers),
+    };
+    let definitions = state.sagas.definitions();
+    let (registered, is_new) = definitions.put_if(definition, &principal.name, may).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok(version_of(&registered).answer(status, DefinitionBody::from(&registered)))
 }
 
-fn read(
-    state: &State,
-    name: &str,
-    headers: &HeaderMap,
-    body: &Bytes,
-) -> Result<Definition, Problem> {
+fn node(headers: &HeaderMap, body: &Bytes) -> Result<Node, Problem> {
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = media.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let text =
@@ -108,48 +113,46 @@ fn read(
         }
         _ => return Err(Problem::media_type("send application/json or application/yaml")),
     };
-    let definition = node.and_then(|node| Definition::of_node(&node)).map_err(Problem::invalid)?;
-    let mut faults = Faults::default();
-    if *definition.name != *name {
-        let detail = format!("is `{}`, and the address says `{name}`", definition.name);
-        faults.push("/saga", detail);
-    }
-    check_here(state, &definition, &mut faults);
-    faults.or(definition).map_err(Problem::invalid)
+    node.map_err(Problem::invalid)
 }
 
 /// What can only be checked where it runs: the environment, addresses, the broker.
 fn check_here(state: &State, definition: &Definition, faults: &mut Faults) {
     for name in definition.env() {
         if !state.sagas.env().contains_key(&name) {
-            for path in definition.env_read_at(&name) {
+            for (path, line) in definition.env_read_at(&name) {
                 let detail = format!(
                     "reads env.{name}, which the configuration does not list in `sagas.env`, or \
                      which is not set"
                 );
-                faults.push(path, detail);
+                told(faults, &path, line, &detail);
             }
         }
     }
-    if !state.log.is_shared() {
-        for step in definition.commands() {
-            let detail = "commands go over NATS, and this server runs on the embedded log, where \
-                          there is none; call the participant over HTTP";
-            faults.push(format!("{}/command", step.path), detail);
-        }
-    }
-    for step in &definition.steps {
-        if matches!(step.action, Action::Method) {
-            faults.push(step.path.clone(), "a `method` is written in Rust, in the program itself");
-        }
-        for action in step.actions() {
-            if let Action::Http(call) = action
-                && let Some(Value::String(url)) = call.url.constant()
-                && let Err(error) = state.participants.check_url(url)
-            {
+    for (step, path, action) in definition.actions() {
+        match action {
+            Action::Http(call) => {
                 let verb = call.method.as_str().to_ascii_lowercase();
-                faults.push(format!("{}/{verb}", step.path), error);
+                let url = call.url.constant().and_then(Value::as_str);
+                let refused = url.and_then(|url| state.participants.check_url(url).err());
+                let path = format!("{path}/{verb}");
+                // What is no URL at all has been told.
+                if let Some(error) = refused
+                    && faults.0.iter().all(|fault| fault.pointer != path)
+                {
+                    told(faults, &path, step.line, &error.to_string());
+                }
             }
+            Action::Command(_) if !state.log.is_shared() => {
+                let detail = "commands go over NATS, and this server runs on the embedded log, \
+                              where there is none; call the participant over HTTP";
+                told(faults, &format!("{path}/command"), step.line, detail);
+            }
+            Action::Method => {
+                let detail = "a `method` is written in Rust, in the program itself";
+                told(faults, &path, step.line, detail);
+            }
+            _ => {}
         }
     }
 }
@@ -199,6 +202,8 @@ async fn shown(
 }
 
 /// List definitions
+///
+/// The newest version of each; first the one that was registered for the first time last.
 #[utoipa::path(
     get, path = "/v1/sagas/definitions", tag = "sagas",
     params(("limit" = Option<i64>, Query), ("cursor" = Option<String>, Query)),
@@ -211,13 +216,15 @@ pub(crate) async fn list(
     let mut query = Fields::of_query(query.as_deref())?;
     let cursor: Option<Name> = query.parsed("cursor");
     let limit = usize::try_from(limit(&mut query)).unwrap_or(1);
+    let all = state.sagas.definitions().list().await?;
+    let place = |name: &Name| all.iter().position(|known| known.definition.name == *name);
+    let after = cursor.as_ref().and_then(place);
+    if cursor.is_some() && after.is_none() {
+        query.fault("cursor", "must be the `next` of a page");
+    }
     query.finish()?;
-    let newest = state.sagas.definitions().newest().await?;
-    let mut all: Vec<&Registered> = newest.values().collect();
-    all.sort_by_key(|known| (std::cmp::Reverse(known.created_at), known.definition.name.clone()));
-    let after = cursor.and_then(|name| all.iter().position(|known| known.definition.name == name));
     let rest = &all[after.map_or(0, |at| at + 1)..];
     let next = rest.get(limit).map(|_| rest[limit - 1].definition.name.to_string());
-    let items = rest.iter().take(limit).map(|known| DefinitionBody::from(*known)).collect();
+    let items = rest.iter().take(limit).map(DefinitionBody::from).collect();
     Ok(Json(Items { items, next }))
 }

@@ -121,11 +121,11 @@ impl From<Told> for SagaDetail {
         let mut steps = Vec::new();
         for step in &state.start.definition.steps {
             let cell = state.cells.get(step.name.as_str());
-            steps.push(step_body(step.name.to_string(), cell, state));
+            steps.push(step_body(step.name.to_string(), cell, &told));
             for index in 0..cell.and_then(|cell| cell.items).unwrap_or(0) {
                 let name = format!("{}.{index}", step.name);
                 let cell = state.cells.get(&name);
-                steps.push(step_body(name, cell, state));
+                steps.push(step_body(name, cell, &told));
             }
         }
         SagaDetail {
@@ -138,7 +138,7 @@ impl From<Told> for SagaDetail {
     }
 }
 
-fn step_body(name: String, cell: Option<&Cell>, state: &Saga) -> StepBody {
+fn step_body(name: String, cell: Option<&Cell>, told: &Told) -> StepBody {
     let Some(cell) = cell else {
         return StepBody {
             name,
@@ -153,10 +153,11 @@ fn step_body(name: String, cell: Option<&Cell>, state: &Saga) -> StepBody {
         };
     };
     let half = cell.half();
-    let status = if cell.items.is_some() { of_items(&name, cell, state) } else { cell.status() };
+    let status =
+        if cell.items.is_some() { of_items(&name, cell, &told.state) } else { cell.status() };
     StepBody {
         status,
-        attempts: half.attempts,
+        attempts: half.attempts_at(told.read_us),
         output: cell.output.as_ref().map(|output| (**output).clone()),
         error: half.error.clone(),
         stuck: half.stuck,
@@ -171,7 +172,7 @@ fn step_body(name: String, cell: Option<&Cell>, state: &Saga) -> StepBody {
                     (_, _, true) => "stuck",
                     _ => "undoing",
                 },
-                attempts: half.attempts,
+                attempts: half.attempts_at(told.read_us),
                 error: half.error.clone(),
                 started_at: Timestamp::from_micros(half.started_us),
                 finished_at: half.finished_us.map(Timestamp::from_micros),
@@ -335,8 +336,12 @@ pub(crate) async fn list(
     });
     let since = query.parsed::<Timestamp>("since");
     let before = query.text("cursor").and_then(|cursor| {
-        let (at, id) = cursor.split_once('~')?;
-        Some((at.parse().ok()?, id.to_owned()))
+        let place =
+            cursor.split_once('~').and_then(|(at, id)| Some((at.parse().ok()?, id.to_owned())));
+        if place.is_none() {
+            query.fault("cursor", "must be the `next` of a page");
+        }
+        place
     });
     let limit = limit(&mut query);
     query.finish()?;

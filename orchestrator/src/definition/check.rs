@@ -17,14 +17,12 @@ pub(super) fn check(definition: &Definition, faults: &mut Faults) {
 
 /// A command's names are the tokens of a subject.
 fn subjects(definition: &Definition, faults: &mut Faults) {
-    for step in &definition.steps {
-        for action in step.actions() {
-            let Action::Command(command) = action else { continue };
-            let subject = command.subject(&step.name);
-            if subject.split('.').any(str::is_empty) {
-                let detail = format!("`{subject}` is no subject on NATS: it has an empty part");
-                at(faults, step, "/command", &detail);
-            }
+    for (step, path, action) in definition.actions() {
+        let Action::Command(command) = action else { continue };
+        let subject = command.subject(&step.name);
+        if subject.split('.').any(str::is_empty) {
+            let detail = format!("`{subject}` is no subject on NATS: it has an empty part");
+            told(faults, &format!("{path}/command"), step.line, &detail);
         }
     }
 }
@@ -306,22 +304,23 @@ impl Reader<'_> {
     }
 }
 
-/// Every template of a definition and where it stands.
-pub(super) fn templates(definition: &Definition) -> Vec<(String, &Template)> {
+/// Every template of a definition and where it stands: path and line.
+pub(super) fn templates(definition: &Definition) -> Vec<(String, usize, &Template)> {
     let mut found = Vec::new();
     if let Some(start) = &definition.start {
-        found.extend(start.id.iter().map(|template| ("/id".to_owned(), template)));
-        found.extend(start.input.iter().map(|template| ("/input".to_owned(), template)));
+        found.extend(start.id.iter().map(|template| ("/id".to_owned(), 0, template)));
+        found.extend(start.input.iter().map(|template| ("/input".to_owned(), 0, template)));
     }
     let locks = definition.locks.iter().enumerate();
-    found.extend(locks.map(|(at, template)| (format!("/lock/{at}"), template)));
-    found.extend(definition.output.iter().map(|template| ("/output".to_owned(), template)));
+    found.extend(locks.map(|(at, template)| (format!("/lock/{at}"), 0, template)));
+    found.extend(definition.output.iter().map(|template| ("/output".to_owned(), 0, template)));
     for step in &definition.steps {
         let path = |part: &str| format!("{}/{part}", step.path);
-        found.extend(step.when.iter().map(|template| (path("when"), template)));
-        found.extend(step.for_each.iter().map(|each| (path("for_each"), &each.items)));
-        for action in step.actions() {
-            found.extend(action_templates(action, &step.path));
+        found.extend(step.when.iter().map(|template| (path("when"), step.line, template)));
+        found.extend(step.for_each.iter().map(|each| (path("for_each"), step.line, &each.items)));
+        for (path, action) in step.actions() {
+            let templates = action_templates(action, &path).into_iter();
+            found.extend(templates.map(|(path, template)| (path, step.line, template)));
         }
     }
     found

@@ -141,7 +141,7 @@ impl<'n> Members<'n> {
 }
 
 /// A fault with its line, where there is one.
-pub(super) fn told(faults: &mut Faults, path: &str, line: usize, detail: &str) {
+pub fn told(faults: &mut Faults, path: &str, line: usize, detail: &str) {
     if line == 0 {
         faults.push(path, detail);
     } else {

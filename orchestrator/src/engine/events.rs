@@ -27,7 +27,7 @@ pub(super) fn stage(
         T::Compensating { step, error, .. } => {
             ("compensating", json!({"step": step, "error": error}))
         }
-        T::Completed { output } => ("completed", json!({"output": output})),
+        T::Completed { output, error } => ("completed", json!({"output": output, "error": error})),
         T::Compensated => ("compensated", json!({"error": state.error})),
         T::Cancelled => ("cancelled", json!({"error": state.error})),
         T::Stuck { step, operation, error, .. } => {

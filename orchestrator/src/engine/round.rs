@@ -283,8 +283,10 @@ impl Driver {
                 (hot.row.status, hot.row.wake_us) = (status, wake_us);
             }
             if moved && hot.state.start.definition.waits_for_events() {
-                waiting.push(saga.clone());
-                waits.extend(waits_of(hot));
+                let (known, all) = waits_of(hot);
+                // Where a key cannot be filled in any more, the row that has it stays.
+                waiting.extend(all.then(|| saga.clone()));
+                waits.extend(known);
             }
             cancel_children(hot, &mut kept);
             let rests = wake_us != UNDER_WAY && wake_us > now.saturating_add(SHORT_US);
@@ -397,6 +399,9 @@ fn carry_out(engine: Engine, row: SagaRow, request: Request) {
                     Input::Answer { request: id, answer: Answer::unclear(error.to_string()) }
                 }
             },
+            Call::Unfilled(error) => {
+                Input::Answer { request: id, answer: Answer::Unfilled(error.clone()) }
+            }
             Call::Child { definition, input } => {
                 let answer = run_child(&engine, &row, &request, definition, input).await;
                 Input::Answer { request: id, answer }
@@ -504,19 +509,25 @@ fn cancel_children(hot: &mut Hot, kept: &mut Vec<Kept>) {
     }
 }
 
-/// Which events a saga waits for.
-fn waits_of(hot: &Hot) -> Vec<store::EventWait> {
+/// Which events a saga waits for, and whether these are all.
+fn waits_of(hot: &Hot) -> (Vec<store::EventWait>, bool) {
     if hot.state.status != Status::Running {
-        return Vec::new();
+        return (Vec::new(), true);
     }
-    let wait = |(step, key)| store::EventWait {
-        definition: hot.row.definition.clone(),
-        version: hot.row.version,
-        step,
-        key,
-        saga: hot.row.id.clone(),
+    let wait = |(step, key): (String, Option<String>)| {
+        Some(store::EventWait {
+            definition: hot.row.definition.clone(),
+            version: hot.row.version,
+            step,
+            key: key?,
+            saga: hot.row.id.clone(),
+        })
     };
-    hot.state.event_waits().into_iter().map(wait).collect()
+    let waits = hot.state.event_waits();
+    let of = waits.len();
+    let known: Vec<_> = waits.into_iter().filter_map(wait).collect();
+    let all = known.len() == of;
+    (known, all)
 }
 
 /// An answer on its way over the database.

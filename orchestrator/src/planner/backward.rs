@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Planner, Refusal, calls};
 use crate::definition::{Action, OnUnknown, Part, Undo};
-use crate::request::RequestId;
+use crate::request::{Call, RequestId};
 use crate::state::StepStatus;
 use crate::transition::{Operation, Outcome, Reason, Transition};
 
@@ -123,10 +123,9 @@ impl Planner<'_> {
     /// Whether one step, or one item, is undone or has nothing to undo; begins it otherwise.
     fn undo_one(&mut self, name: &str, at: usize) -> Result<bool, Refusal> {
         let Some(cell) = self.state.cells.get(name) else { return Ok(true) };
-        let outcome = match (cell.action, &cell.output) {
-            (StepStatus::Done, _) | (StepStatus::Skipped, Some(_)) => Outcome::Done,
-            (StepStatus::Unknown, _) if cell.late => Outcome::Done,
-            (StepStatus::Unknown, _) => Outcome::Unknown,
+        let outcome = match cell.action {
+            _ if cell.counts_as_done() => Outcome::Done,
+            StepStatus::Unknown => Outcome::Unknown,
             _ => return Ok(true),
         };
         let round = match &cell.undo {
@@ -157,18 +156,21 @@ impl Planner<'_> {
                 return Ok(false);
             }
         };
-        self.emit(Transition::Undoing { step: step.clone(), round, outcome })?;
-        if let crate::request::Call::Publish { .. } = call.as_ref() {
-            let operation = Operation::Compensation;
-            let request = RequestId { step: step.clone(), operation, round };
-            self.plan.published.push((request, call));
-            self.emit(Transition::Undone { step })?;
-            return Ok(true);
-        }
+        self.emit(Transition::Undoing { step, round, outcome })?;
+        self.undo(name, call)
+    }
+
+    /// What follows from an undo that has just begun; true when it has ended already.
+    pub(super) fn undo(&mut self, name: &str, call: Arc<Call>) -> Result<bool, Refusal> {
         let undo = self.state.cells.get_mut(name).and_then(|cell| cell.undo.as_mut());
-        if let Some(undo) = undo {
+        let Some(undo) = undo else { return Ok(true) };
+        let Call::Publish { .. } = call.as_ref() else {
             undo.call = Some(call);
-        }
-        Ok(false)
+            return Ok(false);
+        };
+        let (step, operation, round) = (name.to_owned(), Operation::Compensation, undo.half.round);
+        self.plan.published.push((RequestId { step: step.clone(), operation, round }, call));
+        self.emit(Transition::Undone { step })?;
+        Ok(true)
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Planner, Refusal, calls};
 use crate::definition::{Action, OnUnknown, Part, Undo};
 use crate::request::{Call, RequestId};
-use crate::state::StepStatus;
+use crate::state::{Cell, StepStatus};
 use crate::transition::{Operation, Reason, Transition};
 
 impl Planner<'_> {
@@ -25,14 +25,23 @@ impl Planner<'_> {
         match output.transpose() {
             Ok(output) => {
                 let output = Arc::new(output.unwrap_or(Value::Null));
-                self.emit(Transition::Completed { output })
+                self.emit(Transition::Completed { output, error: None })
             }
-            Err(error) if self.state.is_past_point() => {
-                self.state.error = Some(format!("output: {error}"));
-                self.emit(Transition::Completed { output: Arc::new(Value::Null) })
+            // All of it is done, and cannot all be undone: it has no output, and says why.
+            Err(error) if self.state.is_past_point() || self.stays() => {
+                let (output, error) = (Arc::new(Value::Null), Some(format!("output: {error}")));
+                self.emit(Transition::Completed { output, error })
             }
             Err(error) => self.compensate(Reason::Refused, None, &format!("output: {error}"), None),
         }
+    }
+
+    /// Whether something was done that cannot be undone.
+    fn stays(&self) -> bool {
+        self.state.start.definition.steps.iter().any(|step| {
+            let cell = self.state.cells.get(step.name.as_str());
+            matches!(step.undo, Undo::Never(_)) && cell.is_some_and(Cell::counts_as_done)
+        })
     }
 
     pub(super) fn compensate(
@@ -103,6 +112,8 @@ impl Planner<'_> {
     fn has_locks(&mut self) -> Result<bool, Refusal> {
         let wanted = match &self.state.locks {
             Ok(locks) => locks.get(self.state.locks_held).cloned(),
+            // It has them all: they cannot be filled in any more since a restart.
+            Err(_) if !self.state.cells.is_empty() => return Ok(true),
             Err(error) => {
                 let error = format!("lock: {error}");
                 self.compensate(Reason::Refused, None, &error, None)?;
@@ -235,17 +246,28 @@ impl Planner<'_> {
             Ok(call) => Arc::new(call),
             Err(error) => return self.refuse(name, error).map(|_| ()),
         };
+        self.emit(Transition::Acting { step: name.to_owned(), round: 1 })?;
+        self.act(name, action, call)
+    }
+
+    /// What follows from an action that has just begun: what is asked of nobody outside is done or
+    /// waits, the rest is a request.
+    pub(super) fn act(
+        &mut self,
+        name: &str,
+        action: &Action,
+        call: Arc<Call>,
+    ) -> Result<(), Refusal> {
         let step = name.to_owned();
-        self.emit(Transition::Acting { step: step.clone(), round: 1 })?;
-        if let Some(cell) = self.state.cells.get_mut(name) {
-            cell.call = Some(Arc::clone(&call));
-        }
+        let Some(cell) = self.state.cells.get_mut(name) else { return Ok(()) };
+        cell.call = Some(Arc::clone(&call));
+        let round = cell.half.round;
         let now = self.moment.at_us;
         let until = |timeout: std::time::Duration| now.saturating_add(bus::Span(timeout).micros());
         match (action, call.as_ref()) {
             (Action::Publish(_), _) => {
-                let request =
-                    RequestId { step: step.clone(), operation: Operation::Action, round: 1 };
+                let operation = Operation::Action;
+                let request = RequestId { step: step.clone(), operation, round };
                 self.plan.published.push((request, call));
                 self.emit(Transition::Done { step, output: Arc::new(Value::Null) })
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Command, Planner, Refusal};
+use super::{Command, Planner, Refusal, calls};
 use crate::state::{Status, StepStatus};
 use crate::transition::{Operation, Reason, Transition};
 
@@ -69,7 +69,33 @@ impl Planner<'_> {
             let status = self.state.status.as_str();
             return Err(conflict(format!("the saga is {status}; there is nothing to retry")));
         }
-        self.emit(Transition::Retried { reason, by: by.to_owned() })
+        let stuck = self.state.cells.iter().filter(|(_, cell)| cell.is_stuck());
+        let mut stuck: Vec<(String, bool)> =
+            stuck.map(|(name, cell)| (name.clone(), cell.action == StepStatus::Refused)).collect();
+        stuck.sort_unstable();
+        self.emit(Transition::Retried { reason, by: by.to_owned() })?;
+        for (name, refused) in stuck {
+            self.again(name, refused)?;
+        }
+        Ok(())
+    }
+
+    /// Begins anew what was stuck. What still cannot be filled in is where it was: refused before
+    /// anybody was asked, or not known.
+    fn again(&mut self, step: String, was_refused: bool) -> Result<(), Refusal> {
+        let Some((at, _)) = self.state.find(&step) else { return Ok(()) };
+        let undoes = self.state.cells.get(&step).is_some_and(|cell| cell.undo.is_some());
+        let operation = if undoes { Operation::Compensation } else { Operation::Action };
+        let definition = Arc::clone(&self.state.start.definition);
+        match calls::call_of(self.state, &step, operation) {
+            Ok(call) if undoes => self.undo(&step, Arc::new(call)).map(|_| ()),
+            Ok(call) => self.act(&step, &definition.steps[at].action, Arc::new(call)),
+            Err(error) if undoes => {
+                self.emit(Transition::Stuck { step, operation, error, refused: false })
+            }
+            Err(error) if was_refused => self.emit(Transition::Refused { step, error }),
+            Err(error) => self.unfilled_action(step, &error),
+        }
     }
 
     fn skip(
@@ -85,6 +111,10 @@ impl Planner<'_> {
         let cell = self.state.cells.get(step).filter(|cell| cell.items.is_none());
         let operation = match cell.map(|cell| (cell.undo.as_ref(), cell.action)) {
             Some((Some(undo), _)) if !undo.ended => Operation::Compensation,
+            // Nothing happened where it was refused: while it compensates, that is settled.
+            Some((None, StepStatus::Refused)) if self.state.reason.is_some() => {
+                return Err(conflict(format!("the step `{step}` was refused, and is not undone")));
+            }
             Some((None, StepStatus::Acting | StepStatus::Unknown | StepStatus::Refused))
                 if !self.state.status.is_ended() =>
             {

@@ -49,9 +49,10 @@ impl State {
         cells.chain(deadline).min()
     }
 
-    /// Keys of events that it waits for: the step and the key.
+    /// The events that it waits for: the step and the key, `None` when that cannot be filled in any
+    /// more.
     #[must_use]
-    pub fn event_waits(&self) -> Vec<(String, String)> {
+    pub fn event_waits(&self) -> Vec<(String, Option<String>)> {
         let waits = |cell: &&Cell| cell.action == StepStatus::Acting && cell.half.waits;
         let mut found = Vec::new();
         for (name, cell) in self.cells.iter().filter(|(_, cell)| waits(cell)) {
@@ -61,9 +62,11 @@ impl State {
                     Some(call) => Ok(Arc::clone(call)),
                     None => calls::call_of(self, name, Operation::Action).map(Arc::new),
                 };
-                if let Ok(Call::Event(key)) = call.as_deref() {
-                    found.push((name.clone(), key.clone()));
-                }
+                let key = match call.as_deref() {
+                    Ok(Call::Event(key)) => Some(key.clone()),
+                    _ => None,
+                };
+                found.push((name.clone(), key));
             }
         }
         found
@@ -72,7 +75,7 @@ impl State {
     /// Locks that it holds or waits for.
     #[must_use]
     pub fn uses_locks(&self) -> bool {
-        self.locks.as_ref().is_ok_and(|locks| !locks.is_empty())
+        !self.start.definition.locks.is_empty()
     }
 
     fn waits_for_deadline(&self) -> bool {
@@ -114,12 +117,10 @@ impl State {
             (Operation::Action, _) => cell.call.clone(),
             _ => None,
         });
-        // After a crash, or when an operator retries. What cannot be filled in any more is told as
-        // an answer without a clear outcome, by the engine.
-        let call = match known {
-            Some(call) => call,
-            None => Arc::new(calls::call_of(self, name, operation).ok()?),
-        };
+        // After a crash. What cannot be filled in any more, since the environment has changed, is a
+        // request too: the engine answers it, so that it is never waited for.
+        let filled = || calls::call_of(self, name, operation).unwrap_or_else(Call::Unfilled);
+        let call = known.unwrap_or_else(|| Arc::new(filled()));
         let (at, _) = self.find(name)?;
         let definition = Arc::clone(&self.start.definition);
         let cell = self.cells.get_mut(name)?;

@@ -58,7 +58,10 @@ impl State {
                 cell.action = StepStatus::Acting;
                 cell.half.begin(*round, at_us);
             }
-            T::Completed { output } => self.finish(Status::Completed, Some(output), at_us),
+            T::Completed { output, error } => {
+                self.error = self.error.take().or_else(|| error.clone());
+                self.finish(Status::Completed, Some(output), at_us);
+            }
             T::Compensated => self.finish(Status::Compensated, None, at_us),
             T::Cancelled => self.finish(Status::Cancelled, None, at_us),
             T::Abandoned { .. } => self.finish(Status::Abandoned, None, at_us),
@@ -276,6 +279,7 @@ impl Cell {
             }
             T::Later { operation, until_us, .. } => {
                 let half = self.half_of(*operation);
+                half.rest(at_us);
                 (half.waits, half.until_us) = (true, Some(*until_us));
             }
             T::Retrying { operation, attempt, error, due_us, .. } => {

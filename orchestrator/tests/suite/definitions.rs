@@ -99,7 +99,9 @@ fn json_is_read_like_yaml() {
     let source = json!({"saga": "x", "steps": [{"step": "a", "command": "stock", "as": "reserve",
         "undo": {"command": "stock", "as": "release"}}]});
     let definition = Definition::of_json(&source.to_string()).unwrap();
-    assert_eq!(definition.commands().len(), 1);
+    let commands = definition.actions().filter(|(.., action)| matches!(action, Action::Command(_)));
+    let paths: Vec<String> = commands.map(|(_, path, _)| path).collect();
+    assert_eq!(paths, ["/steps/0", "/steps/0/undo"]);
     assert!(Definition::of_json("{").is_err());
     assert!(Definition::of_yaml(&format!("saga: x\nsteps: [{}]", "x".repeat(300_000))).is_err());
 }

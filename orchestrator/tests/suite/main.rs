@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "what is not as expected fails the test right there")]
 
 mod barriers;
+mod by_hand;
 mod definitions;
 mod mistakes;
 mod random_runs;
 mod rust_sagas;
+mod saga;
+mod unfilled;
 mod walks;
 
 /// The saga of the guide: a charge, stock and delivery together, an approval, an announcement.

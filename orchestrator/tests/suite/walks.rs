@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use orchestrator::simulation::{Ending, Fault, walk};
-use orchestrator::{Definition, Operation};
+use orchestrator::{Definition, Operation, Status};
 use serde_json::{Value, json};
 
 use super::PLACE_ORDER;
@@ -81,4 +81,15 @@ fn shapes_of_every_kind_survive_the_walk() {
         step("hold", ""),
     );
     walked(&mixed, &json!({"k": "1"}));
+}
+
+#[test]
+fn expressions_that_give_nothing_end_in_the_hands_of_a_person() {
+    let late = "saga: late\nsteps:\n  - { step: pay, post: http://x, no_undo: paid, point_of_no_return: true }\n  - { step: ship, post: http://x, no_undo: gone, body: '{{ steps.pay.output.nope }}' }\n";
+    let endings = walked(late, &json!({}));
+    let completed = |ending: &&Ending| matches!(ending.ended, Ok(Status::Completed));
+    assert!(endings.iter().filter(completed).count() > 0);
+    assert!(endings.iter().filter(completed).all(|ending| ending.was_stuck));
+    let undo = "saga: undo\nsteps:\n  - { step: a, post: http://x, undo: { post: http://x, body: '{{ input.nope }}' } }\n  - { step: b, post: http://x, undo: { post: http://x } }\n";
+    assert!(walked(undo, &json!({})).iter().any(|ending| ending.was_stuck));
 }

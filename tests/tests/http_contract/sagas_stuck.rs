@@ -1,7 +1,7 @@
 //! Sagas that need a person, and what a person can do.
 
 use serde_json::{Value, json};
-use skald_tests::{House, Participant, eventually};
+use skald_tests::{House, Participant, Setup, eventually};
 
 use super::sagas::{define, ended, start, step};
 
@@ -142,4 +142,89 @@ async fn deadlines_compensate_and_expressions_that_break_say_which() {
     let error = saga["error"].as_str().unwrap();
     assert!(error.contains("steps.a.output.not.there"), "{error}");
     assert_eq!(saga["steps"][0]["status"], "undone");
+}
+
+#[tokio::test]
+async fn a_variable_that_a_restart_has_not_is_told_and_waits_for_a_person() {
+    let folder = tempfile::tempdir().unwrap();
+    let p = Participant::start().await;
+    let setup = || Setup::dev().data(folder.path());
+    let with = || setup().environment("SKALD_SAGAS__ENV", "PAY").environment("PAY", p.url(""));
+    let text = "saga: s\nsteps:\n  - { step: a, post: '{{ env.PAY }}/status/500', undo: { post: '{{ env.PAY }}/u' } }\n";
+    let mut house = with().start().await;
+    define(&house, text).await;
+    start(&house, "s", "one", json!({})).await;
+    eventually("it is tried", async || p.calls().first().map(|_| ())).await;
+    house.terminate().await;
+    let mut house = setup().start().await;
+    let saga = ended(&house, "one", "stuck").await;
+    assert!(saga["error"].as_str().unwrap().contains("env.PAY"), "{saga:#}");
+    assert_eq!(saga["steps"][0]["stuck"], true, "{saga:#}");
+    let again = house.post("/v1/sagas/one/retry", json!({})).await.json_of(200);
+    assert_eq!(again["status"], "stuck", "{again:#}");
+    house.terminate().await;
+    let house = with().start().await;
+    p.heal();
+    house.post("/v1/sagas/one/retry", json!({})).await.check(200);
+    ended(&house, "one", "completed").await;
+    assert!(p.calls().iter().all(|call| call.header("idempotency-key") == "one/a/action/1"));
+}
+
+#[tokio::test]
+async fn what_was_announced_stays_when_the_output_cannot_be_filled_in() {
+    let house = House::start().await;
+    let p = Participant::start().await;
+    let text = format!(
+        "saga: s\nsteps:\n{}  - {{ step: say, publish: com.acme.said, no_undo: said }}\noutput: '{{{{ steps.a.output.nope }}}}'\n",
+        step("a", &p.url("/a"), &p.url("/u"), ""),
+    );
+    define(&house, &text).await;
+    start(&house, "s", "one", json!({})).await;
+    let saga = ended(&house, "one", "completed").await;
+    assert!(saga["error"].as_str().unwrap().contains("steps.a.output.nope"), "{saga:#}");
+    let journal = house.get("/v1/sagas/one/journal").await.json_of(200);
+    let last = journal["items"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["kind"], &last["error"]), (&json!("completed"), &saga["error"]));
+}
+
+#[tokio::test]
+async fn a_refused_step_is_not_skipped_while_the_saga_compensates() {
+    let house = House::start().await;
+    let p = Participant::start().await;
+    let text = format!(
+        "saga: s\nsteps:\n{}{}",
+        step("a", &p.url("/a"), &p.url("/status/500"), ""),
+        step("b", &p.url("/refuse"), &p.url("/u"), ""),
+    );
+    define(&house, &text).await;
+    start(&house, "s", "one", json!({})).await;
+    ended(&house, "one", "stuck").await;
+    let skip = |step: &str| json!({"step": step, "output": {"x": 1}, "reason": "x"});
+    house.post("/v1/sagas/one/skip", skip("b")).await.check(409);
+    house.post("/v1/sagas/one/skip", skip("a")).await.check(200);
+    ended(&house, "one", "compensated").await;
+    assert!(p.calls().iter().all(|call| call.header("idempotency-key") != "one/b/compensation/1"));
+}
+
+#[tokio::test]
+async fn an_attempt_that_waits_for_its_time_is_not_counted() {
+    let house = House::start().await;
+    let p = Participant::start().await;
+    let retry = "retry: { backoff_min: 1h, backoff_max: 1h }";
+    let text = format!(
+        "saga: s\nsteps:\n  - {{ step: a, post: '{}', {retry}, undo: {{ post: '{}' }} }}\n",
+        p.url("/status/500"),
+        p.url("/u")
+    );
+    define(&house, &text).await;
+    start(&house, "s", "one", json!({})).await;
+    let saga = eventually("it is answered", async || {
+        let saga = house.get("/v1/sagas/one").await.json_of(200);
+        saga["steps"][0]["error"].is_string().then_some(saga)
+    })
+    .await;
+    assert_eq!(saga["steps"][0]["attempts"], 1, "{saga:#}");
+    p.heal();
+    house.post("/v1/sagas/one/retry", json!({})).await.check(200);
+    assert_eq!(ended(&house, "one", "completed").await["steps"][0]["attempts"], 2);
 }
