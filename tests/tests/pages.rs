@@ -119,7 +119,7 @@ async fn where_keys_are_needed_a_browser_shows_one_as_its_password() {
     let basic = nobody.call(Method::POST, "/v1/events").json(&json!({"type": "com.acme.forged"}));
     let credentials = BASE64_STANDARD.encode(format!("me:{KEY}"));
     let forged = basic
-        .header("authorization", &format!("Basic {credentials}"))
+        .header("authorization", format!("Basic {credentials}"))
         .header("origin", "http://evil.example");
     forged.send().await.problem(403);
 }
