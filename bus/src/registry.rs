@@ -162,6 +162,10 @@ pub async fn create(
     start: Seq,
     by: &str,
 ) -> Result<(), sqlx::Error> {
+    // It begins at the version of the whole configuration: no version that a consumer of its name has had
+    // comes again.
+    touch(tx).await?;
+    let version = version(tx).await?;
     let now_us = tx.clock().now().as_micros();
     let query = sql("insert into consumer (name, kind, types, filter, url, secret, policy, state,
             side_effects, generation, rebuilds, version, created_at_us, updated_at_us, updated_by)
@@ -177,12 +181,11 @@ pub async fn create(
     .bind(new.side_effects.as_str())
     .bind(new.generation)
     .bind(i64::from(new.rebuilds))
-    .bind(1_i64)
+    .bind(version)
     .bind(now_us)
     .bind(by.to_owned());
     tx.execute(query).await?;
-    add_generation(tx, new, new.generation, start).await?;
-    touch(tx).await
+    add_generation(tx, new, new.generation, start).await
 }
 
 /// Adds the cursors, coverage and queue of a generation.

@@ -20,7 +20,7 @@ pub struct Tx {
     savepoint: Savepoint,
     /// Whether there is a savepoint that the next one takes the place of.
     has_savepoint: bool,
-    /// Whether the database has taken it back in favour of another.
+    /// Whether another took away what it needs, or the database has taken it back in favour of another.
     yielded: bool,
     outbox: Vec<String>,
     work: Vec<NewWork>,
@@ -112,14 +112,19 @@ impl Tx {
         done
     }
 
-    /// Whether this transaction can still commit: it cannot once the database has taken it back in
-    /// favour of another, which is nobody's failure.
+    /// Notes that another transaction has taken away what this one needs.
+    pub(crate) fn yield_to_another(&mut self) {
+        self.yielded = true;
+    }
+
+    /// Whether this transaction can still commit: it cannot once it has yielded to another, which is
+    /// nobody's failure.
     ///
     /// # Errors
-    /// It was taken back.
+    /// It has yielded.
     pub(crate) fn check(&self) -> Result<(), sqlx::Error> {
         if self.yielded {
-            return Err(sqlx::Error::Protocol("it was taken back in favour of another".into()));
+            return Err(sqlx::Error::Protocol("the transaction has yielded to another".into()));
         }
         Ok(())
     }

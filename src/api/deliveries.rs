@@ -233,7 +233,9 @@ pub(crate) async fn test(
     let event = event.with_json(json!({ "test": true })).map_err(|_| Problem::internal())?;
     let (id, now) = (WorkId::new().prefixed(PREFIX), state.db.clock().now());
     let outbound = Outbound::new(Arc::new(endpoint), &state.egress, state.seal.as_ref());
-    let made = webhooks::attempt(&state.egress, &outbound, &id, &event, now).await;
+    let made =
+        webhooks::attempt(&state.egress, &outbound, &id, (&event, &webhooks::Body::default()), now)
+            .await;
     Ok(Json(AttemptBody {
         at: made.at,
         trigger: "test".to_owned(),

@@ -53,10 +53,8 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// With the time of the change: what is deleted and made anew under its name begins with the same
-    /// version.
     pub(crate) fn etag(&self) -> String {
-        format!("\"{}-{:x}\"", self.version, self.updated_at.as_micros())
+        format!("\"{}\"", self.version)
     }
 
     /// Refuses a change that was made on the ground of another version. Who names a version need not name

@@ -54,8 +54,11 @@ async fn write_rows(tx: &mut Tx, log: &dyn Log, stranded: &Stranded) -> Result<(
     let mut left = stranded.seqs.clone();
     left.retain(|seq| !known.contains_key(seq));
     let events = log.get(&left).await?;
-    let rows: Vec<NewDelivery<'_>> =
-        events.iter().map(|event| NewDelivery::of(&endpoint.id, event, "pending")).collect();
+    let mut rows = Vec::with_capacity(events.len());
+    for event in &events {
+        let id = new_delivery::id_of(&endpoint.id, event);
+        rows.push(NewDelivery::of(id, &endpoint.id, event, "pending"));
+    }
     new_delivery::insert(tx, &rows).await?;
     for (row, event) in rows.iter().zip(&events) {
         tx.enqueue(new_delivery::work_for(&endpoint, stranded.queue, row.id, event));

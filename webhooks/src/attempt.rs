@@ -1,6 +1,7 @@
 //! One attempt: signs an event and posts it.
 
 use std::error::Error;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -56,12 +57,24 @@ impl Attempt {
     }
 }
 
-/// Posts `event` as Standard Webhooks 1.0 says; `id` is the same over all attempts.
+/// An event as it is posted. Clones share the text, which is made when the first of them needs it: an
+/// event may be on its way to thousands of endpoints.
+#[derive(Clone, Debug, Default)]
+pub struct Body(Arc<OnceLock<Bytes>>);
+
+impl Body {
+    fn of(&self, event: &Event) -> Bytes {
+        self.0.get_or_init(|| Bytes::from(event.to_json())).clone()
+    }
+}
+
+/// Posts `event`, of which this is the `body`, as Standard Webhooks 1.0 says; `id` is the same over all
+/// attempts.
 pub async fn attempt(
     egress: &Egress,
     outbound: &Outbound,
     id: &str,
-    event: &Event,
+    (event, body): (&Event, &Body),
     at: Timestamp,
 ) -> Attempt {
     let begun = Instant::now();
@@ -73,7 +86,7 @@ pub async fn attempt(
         error: None,
         pause: None,
     };
-    let answer = match request(outbound, id, event, at) {
+    let answer = match request(outbound, id, event, body, at) {
         Ok(request) => egress.send_for_status(request).await.map_err(|error| chain(&error)),
         Err(error) => Err(error),
     };
@@ -101,10 +114,11 @@ fn request(
     outbound: &Outbound,
     id: &str,
     event: &Event,
+    body: &Body,
     at: Timestamp,
 ) -> Result<egress::Request, String> {
     let route = outbound.route()?;
-    let body = Bytes::from(event.to_json());
+    let body = body.of(event);
     let mut headers = route.headers.clone();
     let mut add = |name: &'static str, value: &str| -> Result<(), String> {
         let value = HeaderValue::from_str(value).map_err(|error| format!("{name}: {error}"))?;

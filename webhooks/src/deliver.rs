@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bus::pull::{Lease, LeaseError, keep_events};
 use bus::work::{self, Outcome, QueueId};
-use bus::{Answer, Courier, Db, Dispatcher, Landings, Log, NodeId, Round, Seal, Trip};
+use bus::{Answer, Courier, Db, Dispatcher, Landings, Log, NodeId, Round, Seal, Seq, Trip};
 use egress::Egress;
 use tokio_util::sync::CancellationToken;
 
-use crate::attempt::{Attempt, attempt};
+use crate::attempt::{Attempt, Body, attempt};
 use crate::endpoint::Endpoint;
 use crate::health::Heard;
 use crate::outbound::Outbound;
@@ -49,8 +49,8 @@ impl DirectLane {
     }
 }
 
-/// An endpoint; `None` while it is being deleted, and its rows with it.
-pub(crate) type Errand = Option<Arc<Outbound>>;
+/// An endpoint and what is posted to it; `None` while it is being deleted, and its rows with it.
+pub(crate) type Errand = Option<(Arc<Outbound>, Body)>;
 
 /// What is noted of one row: the attempt, if there was one.
 pub struct Note {
@@ -104,19 +104,21 @@ impl Courier for DeliverWebhooks {
             .into_iter()
             .map(|one| (one.id.to_string(), Arc::new(self.outbound(Arc::new(one)))))
             .collect();
-        let endpoint = |lease: Lease| {
-            let endpoint = endpoints.get(&lease.work.queue_name).cloned();
-            (lease, endpoint)
+        let mut bodies: HashMap<Seq, Body> = HashMap::new();
+        let errand = |lease: Lease| {
+            let outbound = endpoints.get(&lease.work.queue_name).cloned();
+            let body = bodies.entry(lease.event.seq).or_default().clone();
+            (lease, outbound.map(|outbound| (outbound, body)))
         };
-        Ok(leases.into_iter().map(endpoint).collect())
+        Ok(leases.into_iter().map(errand).collect())
     }
 
-    async fn carry(&self, trip: &Trip, outbound: &Errand) -> (Outcome, Note) {
-        let Some(outbound) = outbound else {
+    async fn carry(&self, trip: &Trip, errand: &Errand) -> (Outcome, Note) {
+        let Some((outbound, body)) = errand else {
             return (Outcome::Released { delay: LOOK }, Note { made: None });
         };
         let (id, at) = (trip.id.prefixed("dlv"), self.db.clock().now());
-        let made = attempt(&self.egress, outbound, &id, &trip.event.event, at).await;
+        let made = attempt(&self.egress, outbound, &id, (&trip.event.event, body), at).await;
         let outcome = match &made.error {
             None => Outcome::Done { output: None },
             Some(error) => {

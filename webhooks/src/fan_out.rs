@@ -1,13 +1,16 @@
 //! The consumer that turns one event into a delivery for each endpoint that gets it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bus::work::{self, QueueId, WorkId};
-use bus::{BatchConsumer, Db, Dialect, Dispatcher, Failure, Parcel, Recorded, Tx, built, bulk};
+use bus::{
+    BatchConsumer, Db, Dialect, Dispatcher, Failure, Parcel, Recorded, Seq, Tx, built, bulk,
+};
 use schemas::Patterns;
 use sqlx::Row;
 
+use crate::attempt::Body;
 use crate::deliver::{DeliverWebhooks, DirectLane};
 use crate::index::{Entry, Index};
 use crate::new_delivery::{self, NewDelivery};
@@ -45,6 +48,8 @@ impl Default for Known {
 struct Match<'a> {
     entry: Arc<Entry>,
     event: &'a Arc<Recorded>,
+    /// The delivery's.
+    id: WorkId,
 }
 
 impl FanOutWebhooks {
@@ -89,9 +94,10 @@ impl FanOutWebhooks {
         let known = self.known();
         let of = |event: &'a Arc<Recorded>| {
             let entries = known.index.matches(&event.event).into_iter();
-            entries
-                .filter(|entry| event.seq > entry.endpoint.from)
-                .map(move |entry| Match { entry, event })
+            entries.filter(|entry| event.seq > entry.endpoint.from).map(move |entry| {
+                let id = new_delivery::id_of(&entry.endpoint.id, event);
+                Match { entry, event, id }
+            })
         };
         events.iter().flat_map(of).collect()
     }
@@ -140,7 +146,7 @@ impl FanOutWebhooks {
             return Ok(()); // There is one writer.
         }
         let (mut keys, mut queues) = (BTreeSet::new(), BTreeSet::new());
-        for Match { entry, event } in self.matches(events) {
+        for Match { entry, event, .. } in self.matches(events) {
             if entry.endpoint.disabled_reason.is_none() {
                 queues.insert(entry.queue);
             }
@@ -154,19 +160,22 @@ impl FanOutWebhooks {
 
     async fn hand_on(&self, tx: &mut Tx, mut matches: Vec<Match<'_>>) -> Result<(), sqlx::Error> {
         let known = existing(tx, &matches).await?;
-        matches.retain(|one| {
-            !known.contains(&(one.event.seq.get(), one.entry.endpoint.id.as_str().to_owned()))
-        });
+        if !known.is_empty() {
+            let is_known = |one: &Match<'_>| {
+                known.contains(&(one.event.seq.get(), one.entry.endpoint.id.as_str().to_owned()))
+            };
+            matches.retain(|one| !is_known(one));
+        }
         self.send_out(tx, &mut matches).await?;
         let status = |one: &Match<'_>| {
             if one.entry.endpoint.disabled_reason.is_some() { "skipped" } else { "pending" }
         };
         let rows: Vec<NewDelivery<'_>> = matches
             .iter()
-            .map(|one| NewDelivery::of(&one.entry.endpoint.id, one.event, status(one)))
+            .map(|one| NewDelivery::of(one.id, &one.entry.endpoint.id, one.event, status(one)))
             .collect();
         new_delivery::insert(tx, &rows).await?;
-        for (row, Match { entry, event }) in rows.iter().zip(&matches) {
+        for (row, Match { entry, event, .. }) in rows.iter().zip(&matches) {
             if entry.endpoint.disabled_reason.is_none() {
                 tx.enqueue(new_delivery::work_for(&entry.endpoint, entry.queue, row.id, event));
             }
@@ -178,11 +187,12 @@ impl FanOutWebhooks {
     async fn send_out(&self, tx: &mut Tx, matches: &mut Vec<Match<'_>>) -> Result<(), sqlx::Error> {
         let Some(dispatcher) = self.lane.get() else { return Ok(()) };
         let mut parcels: BTreeMap<QueueId, Vec<Parcel<DeliverWebhooks>>> = BTreeMap::new();
-        for Match { entry, event } in &*matches {
+        let mut bodies: HashMap<Seq, Body> = HashMap::new();
+        for Match { entry, event, id } in &*matches {
             if entry.is_sent_out() {
-                let id = new_delivery::id_of(&entry.endpoint.id, event);
                 let outbound = entry.outbound(|one| dispatcher.courier().outbound(one));
-                let parcel = (id, Arc::clone(event), Some(outbound));
+                let body = bodies.entry(event.seq).or_default().clone();
+                let parcel = (*id, Arc::clone(event), Some((outbound, body)));
                 parcels.entry(entry.queue).or_default().push(parcel);
             }
         }
@@ -190,10 +200,7 @@ impl FanOutWebhooks {
         for (id, ..) in dispatcher.send(tx, parcels).await? {
             going.remove(&id);
         }
-        matches.retain(|one| {
-            going.is_empty()
-                || !going.contains(&new_delivery::id_of(&one.entry.endpoint.id, one.event))
-        });
+        matches.retain(|one| !going.contains(&one.id));
         Ok(())
     }
 }

@@ -26,7 +26,7 @@ mod outbound;
 pub use outbound::Outbound;
 
 mod attempt;
-pub use attempt::{Attempt, attempt};
+pub use attempt::{Attempt, Body, attempt};
 
 mod deliver;
 pub use deliver::{DeliverWebhooks, DirectLane};

@@ -22,12 +22,13 @@ pub(crate) struct NewDelivery<'a> {
 
 impl<'a> NewDelivery<'a> {
     pub(crate) fn of(
+        id: WorkId,
         endpoint: &'a EndpointId,
         event: &'a Recorded,
         status: &'static str,
     ) -> NewDelivery<'a> {
         NewDelivery {
-            id: id_of(endpoint, event),
+            id,
             endpoint,
             seq: event.seq,
             event_id: event.event.id.as_str(),

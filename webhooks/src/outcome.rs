@@ -77,7 +77,7 @@ pub(crate) async fn land(
 ) -> Result<(), sqlx::Error> {
     let (mut rows, mut others) = (Vec::new(), Vec::new());
     for (one, held) in landed.iter().zip(held) {
-        let Some(outbound) = &one.errand else { continue };
+        let Some((outbound, _)) = &one.errand else { continue };
         let attempt = made(one).map(|(_, attempt)| attempt);
         if !held {
             others.extend(attempt.map(|attempt| (one.trip.id, attempt)));
@@ -101,7 +101,10 @@ pub(crate) async fn land(
                 "pending"
             }
         };
-        rows.push((NewDelivery::of(&outbound.endpoint().id, &one.trip.event, status), attempt));
+        rows.push((
+            NewDelivery::of(one.trip.id, &outbound.endpoint().id, &one.trip.event, status),
+            attempt,
+        ));
     }
     work::count_done(store::WORK, rows.iter().filter(|(row, _)| row.status == "delivered").count());
     new_delivery::insert_tried(tx, &rows).await?;

@@ -240,9 +240,10 @@ impl Again<'_> {
         let rows: Vec<NewDelivery<'_>> = events
             .iter()
             .map(|event| {
-                let new = NewDelivery::of(&self.endpoint.id, event, "pending");
-                let id = known.get(&event.seq).map_or(new.id, |(id, _)| *id);
-                NewDelivery { id, ..new }
+                let endpoint = &self.endpoint.id;
+                let id = known.get(&event.seq).map(|(id, _)| *id);
+                let id = id.unwrap_or_else(|| new_delivery::id_of(endpoint, event));
+                NewDelivery::of(id, endpoint, event, "pending")
             })
             .collect();
         new_delivery::insert_again(tx, &rows, &self.cause).await?;

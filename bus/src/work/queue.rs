@@ -221,8 +221,12 @@ pub async fn lock_queues(
         }
         locked += tx.fetch_all(query).await?.len();
     }
-    // Rows that are put into a queue while it is deleted would be nobody's.
-    if locked < queues.len() { Err(sqlx::Error::RowNotFound) } else { Ok(()) }
+    if locked < queues.len() {
+        // Rows that are put into a queue while it is deleted would be nobody's.
+        tx.yield_to_another();
+        return Err(sqlx::Error::RowNotFound);
+    }
+    Ok(())
 }
 
 /// Tells claims that rows of these queues may be due from `due` on: `(queue, due)`.
