@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bus::{Db, sql};
 use schemas::Timestamp;
@@ -13,6 +14,9 @@ use sqlx::Row;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
+
+/// How often an answer that goes on looks whether its key still holds.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What a key may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +204,8 @@ pub struct Principal {
     pub scopes: Scopes,
     /// Whose events it is for.
     pub tenant: Option<Arc<str>>,
+    /// The key's, where it can be revoked.
+    hash: Option<Arc<str>>,
 }
 
 impl Principal {
@@ -210,6 +216,7 @@ impl Principal {
             name: "local".into(),
             scopes: Scopes::admin(),
             tenant: None,
+            hash: None,
         });
         LOCAL.clone()
     }
@@ -261,6 +268,18 @@ impl KeyRing {
         Ok(self.current().await?.get(&hash).cloned())
     }
 
+    /// Ends soon after the key of `principal` has been revoked: for answers that go on.
+    pub async fn revoked(&self, principal: &Principal) {
+        let Some(hash) = &principal.hash else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(LOOK).await;
+            // While nobody can look, it holds as it did.
+            if self.current().await.is_ok_and(|keys| !keys.contains_key(&**hash)) {
+                return;
+            }
+        }
+    }
+
     async fn current(&self) -> Result<Arc<HashMap<String, Principal>>, sqlx::Error> {
         let asked = Instant::now();
         let mut known = self.known.lock().await;
@@ -289,12 +308,14 @@ impl KeyRing {
             .await?;
         rows.iter()
             .map(|row| {
+                let hash: String = row.get(0);
                 let principal = Principal {
                     name: row.get::<String, _>(1).into(),
                     scopes: read_scopes(&row.get::<String, _>(2))?,
                     tenant: row.get::<Option<String>, _>(3).map(Into::into),
+                    hash: Some(hash.as_str().into()),
                 };
-                Ok((row.get(0), principal))
+                Ok((hash, principal))
             })
             .collect()
     }

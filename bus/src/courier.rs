@@ -178,7 +178,8 @@ impl<C: Courier> Landings<C> {
         for one in &spare {
             given_up.entry(one.queue).or_default().free = i64::try_from(one.count()).unwrap_or(0);
         }
-        let get_rows = self.landed.iter().filter(|one| !one.is_done()).map(|one| one.queue);
+        let gets_row = |one: &&Landed<C>| !one.is_done() && held.contains(&one.dispatch.id);
+        let get_rows = self.landed.iter().filter(gets_row).map(|one| one.queue);
         let changed = given_up.keys().copied().chain(get_rows).chain(others);
         work::lock_queues(tx, changed).await?;
         if !given_up.is_empty() {

@@ -76,7 +76,7 @@ fn scope(method: &Method, path: &str) -> Scope {
     }
     // Who knows a secret can sign.
     let secret = path.starts_with("/v1/webhooks/") && path.ends_with("/secret");
-    let reads = *method == Method::GET || *method == Method::HEAD;
+    let reads = [Method::GET, Method::HEAD].contains(method) || path == "/v1/wait";
     if reads && !secret { Scope::Read } else { Scope::Operate }
 }
 

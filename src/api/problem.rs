@@ -104,6 +104,11 @@ impl Problem {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
     }
 
+    /// The same, and what in the body it is about.
+    pub(crate) fn at(self, pointer: &str) -> Problem {
+        Problem { faults: Faults::one(pointer, &self.detail).0, ..self }
+    }
+
     pub(crate) fn media_type(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
     }

@@ -4,8 +4,8 @@ use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use bus::Receipt;
 use bus::log::{PUBLISH_BYTES_MAX, PUBLISH_EVENTS_MAX};
+use bus::{PublishError, Receipt};
 use bytes::Bytes;
 use http_body_util::LengthLimitError;
 use schemas::http::{Defaults, Form};
@@ -109,12 +109,22 @@ pub(crate) async fn answer(
     let accept = |event: &mut Event| accept(event, &principal, parent);
     let (form, events) = parse(state, headers, &body, accept)?;
     let single = form != Form::Batch;
-    let receipts = state.log.publish_all(events).await?;
+    let receipts = state.log.publish_all(events).await;
+    let receipts = receipts.map_err(|error| refused(error, single))?;
     if let (true, [receipt]) = (single, &receipts[..]) {
         return Ok((StatusCode::ACCEPTED, Json(ReceiptBody::from(receipt))).into_response());
     }
     let events = receipts.iter().map(ReceiptBody::from).collect();
     Ok((StatusCode::ACCEPTED, Json(BatchBody { events })).into_response())
+}
+
+fn refused(error: PublishError, single: bool) -> Problem {
+    match &error {
+        PublishError::EventTooLarge { index, .. } if !single => {
+            Problem::too_large(error.to_string()).at(&format!("/{index}"))
+        }
+        _ => Problem::from(error),
+    }
 }
 
 fn parse(

@@ -54,9 +54,12 @@ pub(crate) async fn stream(
     let head = *state.log.head().borrow();
     let from = resumed.or(after).unwrap_or(head);
     let stop = state.stop.clone();
-    let tenant = principal.tenant;
-    let events = tail(Arc::clone(&state.log), from, types)
+    let tenant = principal.tenant.clone();
+    let log = Arc::clone(&state.log);
+    let revoked = async move { state.keys.revoked(&principal).await };
+    let events = tail(log, from, types)
         .take_until(stop.cancelled_owned())
+        .take_until(Box::pin(revoked))
         .take_while(|event| std::future::ready(event.is_ok()))
         .filter_map(move |event| {
             let event = event

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bus::work::{self, QueueId, WorkId};
 use bus::{
-    BatchConsumer, Db, Dialect, Dispatcher, Failure, Parcel, Recorded, Seq, Tx, built, bulk,
+    BatchConsumer, Db, Dialect, Dispatcher, Failure, Parcel, Recorded, Seq, Tx, built, bulk, sql,
 };
 use schemas::Patterns;
 use sqlx::Row;
+use sqlx::any::AnyRow;
 
 use crate::attempt::Body;
 use crate::deliver::{DeliverWebhooks, DirectLane};
@@ -18,6 +19,8 @@ use crate::store;
 
 /// Events looked at together.
 const EVENTS: usize = 256;
+/// Positions of the log whose deliveries are read at once.
+const STRETCH: i64 = 1_024;
 
 /// Turns one event into a delivery for each endpoint that gets it.
 ///
@@ -211,10 +214,19 @@ async fn existing(
     tx: &mut Tx,
     matches: &[Match<'_>],
 ) -> Result<HashSet<(i64, String)>, sqlx::Error> {
-    let mut seqs: Vec<i64> = matches.iter().map(|one| one.event.seq.get()).collect();
-    seqs.sort_unstable();
-    seqs.dedup();
+    let seqs: BTreeSet<i64> = matches.iter().map(|one| one.event.seq.get()).collect();
+    let read = |row: &AnyRow| (row.get(0), row.get(1));
     let mut found = HashSet::new();
+    // Fresh events stand together in the log; those that are handled anew may be far apart.
+    if let (Some(first), Some(last)) = (seqs.first(), seqs.last())
+        && last - first < STRETCH
+    {
+        let query = sql("select seq, endpoint from webhook_delivery where seq between $1 and $2");
+        let rows = tx.fetch_all(query.bind(*first).bind(*last)).await?;
+        found.extend(rows.iter().map(read));
+        return Ok(found);
+    }
+    let seqs: Vec<i64> = seqs.into_iter().collect();
     for chunk in bulk::lists(&seqs) {
         let mut query = built(format!(
             "select seq, endpoint from webhook_delivery where seq in ({})",
@@ -223,7 +235,7 @@ async fn existing(
         for seq in &chunk {
             query = query.bind(**seq);
         }
-        found.extend(tx.fetch_all(query).await?.iter().map(|row| (row.get(0), row.get(1))));
+        found.extend(tx.fetch_all(query).await?.iter().map(read));
     }
     Ok(found)
 }

@@ -200,7 +200,7 @@ impl QueueInfo {
 /// room. Claims lock queues first, but pass over what is locked and wait for no row.
 ///
 /// # Errors
-/// Those of the database; a queue that is not there any more.
+/// Those of the database.
 pub async fn lock_queues(
     tx: &mut Tx,
     queues: impl IntoIterator<Item = QueueId>,
@@ -209,9 +209,13 @@ pub async fn lock_queues(
         return Ok(()); // There is one writer.
     }
     let queues: BTreeSet<QueueId> = queues.into_iter().collect();
-    let queues: Vec<QueueId> = queues.into_iter().collect();
+    lock(tx, &queues.into_iter().collect::<Vec<_>>()).await.map(|_| ())
+}
+
+/// Locks queues that are given in order: how many of them there are.
+async fn lock(tx: &mut Tx, queues: &[QueueId]) -> Result<usize, sqlx::Error> {
     let mut locked = 0;
-    for chunk in bulk::lists(&queues) {
+    for chunk in bulk::lists(queues) {
         let mut query = built(format!(
             "select 1 from work_queue where id in ({}) order by id for update",
             bulk::list(1, chunk.len())
@@ -221,12 +225,7 @@ pub async fn lock_queues(
         }
         locked += tx.fetch_all(query).await?.len();
     }
-    if locked < queues.len() {
-        // Rows that are put into a queue while it is deleted would be nobody's.
-        tx.yield_to_another();
-        return Err(sqlx::Error::RowNotFound);
-    }
-    Ok(())
+    Ok(locked)
 }
 
 /// Tells claims that rows of these queues may be due from `due` on: `(queue, due)`.
@@ -237,7 +236,12 @@ pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sq
         *known = (*known).min(*due);
     }
     let hints: Vec<(i64, i64)> = earliest.into_iter().collect();
-    lock_queues(tx, hints.iter().map(|(queue, _)| QueueId(*queue))).await?;
+    let queues: Vec<QueueId> = hints.iter().map(|(queue, _)| QueueId(*queue)).collect();
+    if tx.dialect() == Dialect::Postgres && lock(tx, &queues).await? < queues.len() {
+        // Rows that are put into a queue while it is deleted would be nobody's.
+        tx.yield_to_another();
+        return Err(sqlx::Error::RowNotFound);
+    }
     for chunk in bulk::lists(&hints) {
         let mut query = built(format!(
             "update work_queue set next_due_us = case id {arms} else next_due_us end

@@ -370,3 +370,24 @@ async fn those_who_send_out_to_the_same_queues_do_not_wait_for_each_other() {
         sender.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_deleted_holds_nobody_up() {
+    let house = House::start().await;
+    let (first, events) = (queue(&house, 2).await, published(&house, 3).await);
+    let policy = Policy { max_concurrent: Some(2), ..Policy::DEFAULT };
+    let mut tx = house.db.begin().await.unwrap();
+    let second = work::define(&mut tx, "test", "second", &policy, &[]).await.unwrap();
+    tx.commit().await.unwrap();
+    let garage = Garage::open(&house).await;
+    assert_eq!(garage.send(&house, first, &events[..2]).await, 0);
+    let mut tx = house.db.begin().await.unwrap();
+    work::delete_queue(&mut tx, "test", "q").await.unwrap();
+    tx.commit().await.unwrap();
+    garage.van.gate.add_permits(10);
+    assert_eq!(garage.send(&house, second, &events[2..]).await, 0);
+    until(&house, "effect", 1).await;
+    until(&house, "work_place", 0).await;
+    garage.close().await;
+    all_is_given_back(&house).await;
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use http::Method;
 use serde_json::{Value, json};
-use skald_tests::{House, Setup, skald};
+use skald_tests::{EventStream, House, Setup, skald};
 use tempfile::TempDir;
 
 /// Makes a key; answers what was told of it.
@@ -161,4 +161,18 @@ async fn without_any_key_a_server_does_not_listen_beyond_this_machine() {
         let refusal = skald(folder.path(), &arguments, &[]).await.refusal();
         assert!(refusal.contains("key"), "{refusal}");
     }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_key_is_revoked() {
+    let folder = TempDir::new().unwrap();
+    let house = house_in(&folder).await;
+    let made = create(folder.path(), "reader", &["--scope", "read"]).await;
+    let reader = house.with_key(made["key"].as_str().unwrap());
+    let mut stream = EventStream::open(reader.call(Method::GET, "/v1/events/stream")).await;
+    let id = made["id"].as_str().unwrap();
+    let data = folder.path().to_str().unwrap();
+    let revoked = skald(folder.path(), &["keys", "revoke", id, "--data", data], &[]).await;
+    assert_eq!(revoked.ok().code, Some(0));
+    assert!(stream.ends_within(std::time::Duration::from_secs(10)).await);
 }

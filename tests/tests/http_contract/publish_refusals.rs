@@ -209,3 +209,14 @@ async fn whose_an_event_is_is_told_by_a_string() {
     }
     house.publish(json!({"type": "t", "tenant": "5"})).await;
 }
+
+#[tokio::test]
+async fn an_event_of_a_batch_that_is_too_large_is_named() {
+    let house = House::start().await;
+    let mut events: Vec<Value> =
+        (0..3).map(|n| cloud_event("/b", &n.to_string(), "b.ok")).collect();
+    events[1]["data"] = json!("x".repeat(MEBIBYTE));
+    let problem = house.try_publish_batch(&events).await.problem(413);
+    assert_eq!(problem["errors"][0]["pointer"], "/1", "{problem}");
+    assert_log_is_empty(&house).await;
+}
