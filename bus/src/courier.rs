@@ -347,7 +347,7 @@ impl<C: Courier> Shared<C> {
                 };
                 let on = self.lanes.tried(queue, failed, holds);
                 let _ = self.told.send(Told::Landed(landed(arrival))).await;
-                if failed {
+                if failed || self.told.max_capacity() - self.told.capacity() >= SETTLED_MAX {
                     self.hurry.notify_one();
                 }
                 self.go_on(queue, on);
@@ -503,6 +503,7 @@ async fn write<C: Courier>(
             () = stop.cancelled() => {}
             () = tokio::time::sleep_until(written + WRITTEN_EACH) => {}
         }
+        written = Instant::now();
         while told.len() < SETTLED_MAX
             && let Ok(one) = inbox.try_recv()
         {
@@ -530,7 +531,6 @@ async fn write<C: Courier>(
             && let Err(error) = courier.settle(&answers, &notes).await
             && is_to_try_again::<C>(&error, stop).await
         {}
-        written = Instant::now();
     }
 }
 
