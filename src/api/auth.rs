@@ -35,12 +35,8 @@ pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, P
     let key = if scheme.eq_ignore_ascii_case("bearer") {
         credentials.trim().to_owned()
     } else if let Some(key) = password(scheme, credentials) {
-        // A browser sends it along with whatever a page of somebody else's makes it call. Only a
-        // link may lead here, which shows that page nothing.
-        let follows = headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
-        if !(follows && request.method == Method::GET) {
-            check_same_origin(request)?;
-        }
+        // A browser sends it along with whatever a page of somebody else's makes it call.
+        check_same_origin(request)?;
         key
     } else {
         return Err(Problem::unauthorized("send `Authorization: Bearer sk_…`"));
@@ -100,11 +96,6 @@ fn check_origin(request: &Parts) -> Result<(), Problem> {
             "without keys only loopback names are answered, such as localhost or 127.0.0.1",
         ));
     }
-    // A link that somebody follows shows nothing to the page that it stands on.
-    let follows = request.headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
-    if follows && request.method == Method::GET {
-        return Ok(());
-    }
     check_same_origin(request)
 }
 
@@ -116,8 +107,13 @@ fn hosts(request: &Parts) -> impl Iterator<Item = &str> {
     request.uri.authority().map(Authority::as_str).into_iter().chain(named)
 }
 
-/// What a page of another origin makes a browser call is refused.
+/// What a page of another origin makes a browser call is refused. Only a link may lead here, which shows
+/// nothing to the page that it stands on.
 fn check_same_origin(request: &Parts) -> Result<(), Problem> {
+    let follows = request.headers.get("sec-fetch-mode").is_some_and(|mode| mode == "navigate");
+    if follows && request.method == Method::GET {
+        return Ok(());
+    }
     let same = |origin: &str| {
         let to = origin.split_once("://").map(|(_, rest)| rest);
         to.is_some_and(|to| hosts(request).any(|host| host == to))

@@ -325,7 +325,7 @@ async fn a_retry_is_not_forgotten_that_is_due_after_all_places_were_taken() {
     // A claim looks at the queue now, and finds its place taken.
     work::widen(&mut tx, "test", "q").await.unwrap();
     tx.commit().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until(&house, "work_queue where next_due_us = 9223372036854775807", 1).await;
     garage.van.gate.add_permits(2);
     until(&house, "effect", 2).await;
     garage.close().await;

@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use skald_tests::{Client, House, Receiver, Setup, ShiftedClock, eventually, one};
+use skald_tests::{Client, House, Receiver, Setup, ShiftedClock, one};
 
 use super::keys::setup_in;
 use super::webhook_deliveries::is_signed;
@@ -111,24 +111,4 @@ async fn a_network_that_is_allowed_by_configuration_is_reached() {
     receiver.wait_for(1).await;
     let body = json!({"url": "http://10.0.0.1/", "types": ["t"]});
     assert_eq!(house.post("/v1/webhooks", body).await.faults(), ["/url"]);
-}
-
-#[tokio::test]
-async fn a_name_that_nobody_knows_is_tried_again_as_scheduled() {
-    let house = House::start().await;
-    let more = json!({"retry": ["10ms"]});
-    let hook = webhook(&house, "http://no-such-host.invalid/hook", more).await;
-    house.publish(json!({"type": "t"})).await;
-    let listed = path(&hook, "/deliveries?status=failed");
-    let attempts = eventually("given up", async || {
-        let found = house.get(&listed).await.json_of(200);
-        found["items"][0]["attempts"].as_array().cloned()
-    })
-    .await;
-    assert_eq!(attempts.len(), 2, "{attempts:?}");
-    for attempt in attempts {
-        let error = attempt["error"].as_str().unwrap();
-        assert!(error.contains("no-such-host.invalid"), "{attempt}");
-        assert_eq!(attempt["status_code"], Value::Null);
-    }
 }

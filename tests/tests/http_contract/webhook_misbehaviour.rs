@@ -83,18 +83,23 @@ async fn what_is_no_tls_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_is_a_failure_and_tried_again() {
+async fn a_refused_connection_and_a_name_that_nobody_knows_are_failures_and_tried_again() {
     let house = House::start().await;
     let gone = Receiver::answering(&[200]).await.url();
-    let hook = webhook(&house, &gone, json!({"retry": ["10ms"]})).await;
-    house.publish(json!({"type": "t"})).await;
-    let listed = path(&hook, "/deliveries?status=failed");
-    let attempts = eventually("given up", async || {
-        let found = house.get(&listed).await.json_of(200);
-        found["items"][0]["attempts"].as_array().cloned()
-    })
-    .await;
-    assert_eq!(attempts.len(), 2, "{attempts:?}");
+    for (url, word) in [(&*gone, "refused"), ("http://no-such-host.invalid/", "no-such-host")] {
+        let hook = webhook(&house, url, json!({"retry": ["10ms"]})).await;
+        house.publish(json!({"type": "t"})).await;
+        let listed = path(&hook, "/deliveries?status=failed");
+        let attempts = eventually("given up", async || {
+            let found = house.get(&listed).await.json_of(200);
+            found["items"][0]["attempts"].as_array().cloned()
+        })
+        .await;
+        assert_eq!(attempts.len(), 2, "{attempts:?}");
+        let told = |one: &Value| one["error"].as_str().unwrap().to_lowercase().contains(word);
+        assert!(attempts.iter().all(told), "{attempts:?}");
+        house.delete(&path(&hook, "")).await.check(204);
+    }
 }
 
 #[tokio::test]
