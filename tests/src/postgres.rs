@@ -132,18 +132,21 @@ impl Postgres {
         self.answers().await;
     }
 
-    /// Ends all connections of nodes.
+    /// Ends all connections of nodes; waits for one where they are not connected again yet.
     ///
     /// # Panics
-    /// When the server does not answer.
+    /// When no node connects.
     pub async fn drop_connections(&self) {
-        let ended = self
-            .query(
-                "select count(pg_terminate_backend(pid)) from pg_stat_activity
-                 where pid <> pg_backend_pid() and backend_type = 'client backend'",
-            )
-            .await;
-        assert_ne!(ended, ["0"], "nodes are connected");
+        eventually("nodes are connected", async || {
+            let ended = self
+                .query(
+                    "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                     where pid <> pg_backend_pid() and backend_type = 'client backend'",
+                )
+                .await;
+            (ended != ["0"]).then_some(())
+        })
+        .await;
     }
 
     /// The rows of an answer, their columns joined by `|`.
