@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-/// The path under which nothing is answered.
-pub(super) const HANG: &str = "/hang";
+/// Connections that may wait to be accepted: thousands are opened at the same moment, and those that find
+/// no room try again a second later.
+const BACKLOG: u32 = 4_096;
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Answers 200 to all that is posted to it, and counts.
+/// Answers 200 to all that is posted to it, or nothing on an address of its own, and counts.
 #[derive(Clone)]
 pub(super) struct Sink {
     address: SocketAddr,
+    hanging: SocketAddr,
     seen: Arc<Seen>,
 }
 
@@ -33,20 +35,37 @@ struct Seen {
 
 impl Sink {
     pub(super) async fn start() -> anyhow::Result<Sink> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
+        let (listener, hanging) = (listen()?, listen()?);
         let seen = Arc::new(Seen::default());
-        let shared = Arc::clone(&seen);
+        let sink = Sink {
+            address: listener.local_addr()?,
+            hanging: hanging.local_addr()?,
+            seen: Arc::clone(&seen),
+        };
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, Arc::clone(&shared)));
+            loop {
+                tokio::select! {
+                    Ok((stream, _)) = listener.accept() => {
+                        tokio::spawn(answer(stream, Arc::clone(&seen)));
+                    }
+                    Ok((stream, _)) = hanging.accept() => {
+                        tokio::spawn(hang(stream, Arc::clone(&seen)));
+                    }
+                    else => return,
+                }
             }
         });
-        Ok(Sink { address, seen })
+        Ok(sink)
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+    /// Where all is answered.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/hook", self.address)
+    }
+
+    /// Where nothing is.
+    pub(super) fn hanging_url(&self) -> String {
+        format!("http://{}/hang", self.hanging)
     }
 
     /// Requests that were answered.
@@ -54,7 +73,7 @@ impl Sink {
         self.seen.requests.load(Ordering::Relaxed)
     }
 
-    /// Requests that hang.
+    /// Requests that hang now.
     pub(super) fn hanging(&self) -> usize {
         self.seen.hanging.load(Ordering::Relaxed)
     }
@@ -76,6 +95,22 @@ impl Sink {
     }
 }
 
+fn listen() -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    socket.listen(BACKLOG)
+}
+
+/// Reads a request and answers nothing until the other side has had enough.
+async fn hang(mut stream: TcpStream, seen: Arc<Seen>) {
+    let mut buffer = Vec::with_capacity(8 * 1024);
+    if matches!(stream.read_buf(&mut buffer).await, Ok(read) if read > 0) {
+        seen.hanging.fetch_add(1, Ordering::Relaxed);
+        while matches!(stream.read_buf(&mut buffer).await, Ok(read) if read > 0) {}
+        seen.hanging.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Answers one connection until it ends.
 async fn answer(mut stream: TcpStream, seen: Arc<Seen>) -> Option<()> {
     stream.set_nodelay(true).ok()?;
@@ -91,10 +126,6 @@ async fn answer(mut stream: TcpStream, seen: Arc<Seen>) -> Option<()> {
                 return None;
             }
         };
-        if buffer.starts_with(b"POST /hang") {
-            seen.hanging.fetch_add(1, Ordering::Relaxed);
-            std::future::pending::<()>().await;
-        }
         if let Some(id) = id(&buffer[head..head + length]) {
             let mut arrivals = seen.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
             arrivals.entry(id).or_insert_with(Instant::now);

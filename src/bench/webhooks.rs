@@ -20,7 +20,7 @@ mod pending;
 use super::client::{Connection, with_body};
 use super::report::{Report, Target};
 use super::samples::{self, Samples};
-use super::sink::{HANG, Sink};
+use super::sink::Sink;
 use super::{Extent, Folder, disk};
 use crate::config::Settings;
 use crate::server::{Node, Profile};
@@ -211,7 +211,7 @@ async fn posted_bare(length: Duration) -> anyhow::Result<f64> {
         ..EgressPolicy::DEFAULT
     };
     let egress = Egress::new(policy)?;
-    let url = egress.check_url(&sink.url("/hook"))?;
+    let url = egress.check_url(&sink.url())?;
     let secret: egress::Secret = Scheme::V1.draw().expose().parse()?;
     let body = Bytes::from(event("bench.t", "e-0").to_string());
     let begun = Instant::now();
@@ -245,8 +245,7 @@ async fn posted_bare(length: Duration) -> anyhow::Result<f64> {
 async fn delivered(endpoints: usize, events: usize, folder: &Folder) -> anyhow::Result<f64> {
     let (server, sink) = (Server::start(folder).await?, Sink::start().await?);
     for _ in 0..endpoints {
-        let body =
-            json!({"url": sink.url("/hook"), "types": ["bench.t"], "max_concurrent": AT_ONCE});
+        let body = json!({"url": sink.url(), "types": ["bench.t"], "max_concurrent": AT_ONCE});
         server.call("/v1/webhooks", &body).await?;
     }
     let (batches, total) = (batches("bench.t", events), endpoints * events);
@@ -308,7 +307,7 @@ async fn paced(
 async fn latency(extent: Extent, folder: &Folder, report: &mut Report) -> anyhow::Result<()> {
     report.begin("from accept to arrival");
     let (server, sink) = (Server::start(folder).await?, Sink::start().await?);
-    let body = json!({"url": sink.url("/hook"), "types": ["bench.t"], "max_concurrent": AT_ONCE});
+    let body = json!({"url": sink.url(), "types": ["bench.t"], "max_concurrent": AT_ONCE});
     server.call("/v1/webhooks", &body).await?;
     let took = paced(&server, &sink, 1_000, extent.paced).await?;
     for (name, share, target) in
@@ -327,8 +326,8 @@ async fn beside_hanging(
 ) -> anyhow::Result<()> {
     report.begin("beside 1,000 endpoints that hang");
     let (server, sink) = (Server::start(folder).await?, Sink::start().await?);
-    add(&server, HANGING, |_| (sink.url(HANG), "bench.fill".to_owned())).await?;
-    add(&server, 1, |_| (sink.url("/hook"), "bench.t".to_owned())).await?;
+    add(&server, HANGING, |_| (sink.hanging_url(), "bench.fill".to_owned())).await?;
+    add(&server, 1, |_| (sink.url(), "bench.t".to_owned())).await?;
     // All places of those that hang are taken before anything is measured.
     server.publish(batches("bench.fill", BATCH)).await?;
     let begun = Instant::now();
@@ -396,7 +395,7 @@ async fn add(
 async fn fan_out(events: usize, folder: &Folder, report: &mut Report) -> anyhow::Result<()> {
     report.begin("fan-out among 100,000 endpoints");
     let (server, sink) = (Server::start(folder).await?, Sink::start().await?);
-    let url = sink.url(HANG);
+    let url = sink.hanging_url();
     add(&server, ENDPOINTS, |number| {
         let kind =
             if number < MATCHING { "bench.t".to_owned() } else { format!("bench.n{number}") };

@@ -21,7 +21,7 @@ pub(super) async fn measure(
 ) -> anyhow::Result<()> {
     report.begin("pending deliveries");
     let (server, sink) = (Server::start(folder).await?, Sink::start().await?);
-    add(&server, ENDPOINTS, |_| (sink.url("/hook"), "bench.other".to_owned())).await?;
+    add(&server, ENDPOINTS, |_| (sink.url(), "bench.other".to_owned())).await?;
     server.publish(batches("bench.t", deliveries / ENDPOINTS)).await?;
     let folder = server.stop_and_keep().await?;
     let path = folder.path().join("state.db");
