@@ -84,6 +84,24 @@ impl Tx {
         self.noted(done)
     }
 
+    /// Runs one statement after the other; the next is put together while the database runs one.
+    ///
+    /// # Errors
+    /// Those of the first that fails; those after it are not run.
+    pub async fn execute_each(
+        &mut self,
+        mut statements: impl Iterator<Item = Query>,
+    ) -> Result<(), sqlx::Error> {
+        let mut next = statements.next();
+        while let Some(statement) = next {
+            let (done, following) =
+                tokio::join!(self.execute(statement), async { statements.next() });
+            done?;
+            next = following;
+        }
+        Ok(())
+    }
+
     /// Runs a statement and returns its rows.
     ///
     /// # Errors

@@ -88,26 +88,25 @@ pub(crate) async fn insert_tried(
     let rows: Vec<_> = once.into_values().collect();
     let columns = [&COLUMNS[..], &FIRST_ATTEMPT].concat();
     let set = FIRST_ATTEMPT.map(|column| format!("{column} = excluded.{column}")).join(", ");
-    for chunk in bulk::chunks(&rows) {
-        let mut query = built(format!(
+    let dialect = tx.dialect();
+    let statements = bulk::chunks(&rows).map(|chunk| {
+        let query = built(format!(
             "insert into webhook_delivery ({}) values {}
              on conflict (endpoint, seq) do update set {set}
                  where webhook_delivery.first_at_us is null",
             columns.join(", "),
-            bulk::rows(tx.dialect(), chunk.len(), columns.len())
+            bulk::rows(dialect, chunk.len(), columns.len())
         ));
-        for (row, attempt) in chunk {
-            query = row
-                .bind(query, "schedule", now_us)
+        chunk.iter().fold(query, |query, (row, attempt)| {
+            row.bind(query, "schedule", now_us)
                 .bind(attempt.map(|attempt| attempt.at.as_micros()))
                 .bind(attempt.and_then(Attempt::status_code))
                 .bind(attempt.map(Attempt::millis))
                 .bind(attempt.and_then(|attempt| attempt.response.clone()))
-                .bind(attempt.and_then(|attempt| attempt.error.clone()));
-        }
-        tx.execute(query).await?;
-    }
-    Ok(())
+                .bind(attempt.and_then(|attempt| attempt.error.clone()))
+        })
+    });
+    tx.execute_each(statements).await
 }
 
 /// Writes deliveries, or makes those that are there like these.
@@ -127,19 +126,17 @@ async fn write(
     on_conflict: &str,
 ) -> Result<(), sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
-    for chunk in bulk::chunks(rows) {
-        let mut query = built(format!(
+    let dialect = tx.dialect();
+    let statements = bulk::chunks(rows).map(|chunk| {
+        let query = built(format!(
             "insert into webhook_delivery ({}) values {}
              on conflict (endpoint, seq) do {on_conflict}",
             COLUMNS.join(", "),
-            bulk::rows(tx.dialect(), chunk.len(), COLUMNS.len())
+            bulk::rows(dialect, chunk.len(), COLUMNS.len())
         ));
-        for row in chunk {
-            query = row.bind(query, cause, now_us);
-        }
-        tx.execute(query).await?;
-    }
-    Ok(())
+        chunk.iter().fold(query, |query, row| row.bind(query, cause, now_us))
+    });
+    tx.execute_each(statements).await
 }
 
 /// The row of work of a delivery, due now.

@@ -8,7 +8,7 @@ use super::key::busy_keys;
 use super::queue::{hint_due, hint_expiry};
 use super::{LeaseToken, NEVER_US, QueueId, WorkId};
 use crate::db::{Query, built};
-use crate::{NodeId, Seq, Tx, bulk};
+use crate::{Dialect, NodeId, Seq, Tx, bulk};
 
 /// A row to come. `NewWork { seq, ..NewWork::in_queue(queue) }`.
 #[derive(Clone, Debug)]
@@ -86,30 +86,28 @@ pub(crate) async fn insert(tx: &mut Tx, rows: Vec<NewWork>) -> Result<(), sqlx::
     let behind = behind(tx, &rows).await?;
     let (plain, others): (Vec<&NewWork>, Vec<&NewWork>) =
         rows.iter().partition(|row| row.is_plain());
-    for chunk in bulk::chunks(&plain) {
-        let mut query = insert_of(tx, "", chunk.len(), 8);
-        for row in chunk {
-            query = row.bind(query, &behind, now_us);
-        }
-        tx.execute(query).await?;
-    }
+    let dialect = tx.dialect();
+    let write_plain = |chunk: &[&NewWork]| {
+        let query = insert_of(dialect, "", chunk.len(), 8);
+        chunk.iter().fold(query, |query, row| row.bind(query, &behind, now_us))
+    };
+    tx.execute_each(bulk::chunks(&plain).map(write_plain)).await?;
     let more = ", attempt, first_failed_at_us, last_failed_at_us, last_error, tag, name, payload,
         token, owner";
-    for chunk in bulk::chunks(&others) {
-        let mut query = insert_of(tx, more, chunk.len(), 17);
-        for row in chunk {
-            query = row.bind_more(row.bind(query, &behind, now_us), now_us);
-        }
-        tx.execute(query).await?;
-    }
+    let write = |chunk: &[&NewWork]| {
+        let query = insert_of(dialect, more, chunk.len(), 17);
+        let bind = |query, row: &&NewWork| row.bind_more(row.bind(query, &behind, now_us), now_us);
+        chunk.iter().fold(query, bind)
+    };
+    tx.execute_each(bulk::chunks(&others).map(write)).await?;
     hint(tx, &rows, now_us).await
 }
 
-fn insert_of(tx: &Tx, more: &str, rows: usize, columns: usize) -> Query {
+fn insert_of(dialect: Dialect, more: &str, rows: usize, columns: usize) -> Query {
     built(format!(
         "insert into work (id, queue, state, due_at_us, created_at_us, key, tenant, seq{more})
          values {} on conflict do nothing",
-        bulk::rows(tx.dialect(), rows, columns)
+        bulk::rows(dialect, rows, columns)
     ))
 }
 
