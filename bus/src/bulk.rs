@@ -20,7 +20,7 @@ pub fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// The keys of a list, or of the arms of a `case`, in slices of those sizes. The last is filled up by
+/// The keys of a list, or the rows of a [`table`], in slices of those sizes. The last is filled up by
 /// naming its last key again, which changes nothing there: one statement instead of several.
 pub fn lists<T>(keys: &[T]) -> impl Iterator<Item = Vec<&T>> {
     let most = LIST_SIZES[LIST_SIZES.len() - 1];
@@ -30,7 +30,7 @@ pub fn lists<T>(keys: &[T]) -> impl Iterator<Item = Vec<&T>> {
     })
 }
 
-/// `($1, $2), ($3, $4)`: placeholders for `rows` rows of `columns` columns, which are all that the
+/// `($1, $2), ($3, $4)`: placeholders for `rows` rows of `columns` columns, which are the first that the
 /// statement binds. On SQLite `(?, ?), (?, ?)`: it looks named ones up in a list, one by one, which
 /// takes most of the time of a statement with thousands of them.
 #[must_use]
@@ -54,14 +54,11 @@ pub fn list(first: usize, count: usize) -> String {
     text
 }
 
-/// `when $1 then $2 when $3 then $4`: the arms of a `case`, from `$first` on.
+/// `(values ($1, $2), ($3, $4)) v`: what to set in many rows at once, for `update … from`, as a table of
+/// `column1`, `column2` and so on. What else the statement binds comes after those.
 #[must_use]
-pub fn arms(first: usize, count: usize) -> String {
-    let mut text = String::new();
-    for arm in 0..count {
-        let _ = write!(text, "when ${} then ${} ", first + arm * 2, first + arm * 2 + 1);
-    }
-    text
+pub fn table(dialect: Dialect, rows: usize, columns: usize) -> String {
+    format!("(values {}) v", self::rows(dialect, rows, columns))
 }
 
 #[cfg(test)]
@@ -90,6 +87,6 @@ mod tests {
     fn placeholders_count_on_from_the_first() {
         assert_eq!(rows(Dialect::Postgres, 2, 2), "($1, $2), ($3, $4)");
         assert_eq!(rows(Dialect::Sqlite, 2, 2), "(?, ?), (?, ?)");
-        assert_eq!(arms(1, 2), "when $1 then $2 when $3 then $4 ");
+        assert_eq!(table(Dialect::Sqlite, 1, 3), "(values (?, ?, ?)) v");
     }
 }

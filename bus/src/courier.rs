@@ -32,9 +32,11 @@ mod lane;
 pub use dispatcher::{Dispatcher, Parcel};
 use lane::{Boarded, KEPT, Lanes, Leg, Spare};
 
-/// Rows settled in one transaction: a thousand that fail at the same moment must not keep others from
-/// writing for seconds.
-const SETTLED_MAX: usize = 512;
+/// Outcomes that are written together.
+const WRITTEN_MAX: usize = 512;
+/// Rows settled in one transaction: thousands that fail at the same moment must not keep others from
+/// writing for long.
+const SETTLED_MAX: usize = 128;
 /// How far apart outcomes are written that nothing waits for. Each write takes the lock of the database
 /// from those who send events out, and many outcomes cost little more than one.
 const WRITTEN_EACH: Duration = Duration::from_millis(20);
@@ -347,7 +349,7 @@ impl<C: Courier> Shared<C> {
                 };
                 let on = self.lanes.tried(queue, failed, holds);
                 let _ = self.told.send(Told::Landed(landed(arrival))).await;
-                if failed || self.told.max_capacity() - self.told.capacity() >= SETTLED_MAX {
+                if failed || self.told.max_capacity() - self.told.capacity() >= WRITTEN_MAX {
                     self.hurry.notify_one();
                 }
                 self.go_on(queue, on);
@@ -483,7 +485,7 @@ async fn write<C: Courier>(
     loop {
         tokio::select! {
             biased;
-            _ = inbox.recv_many(&mut told, SETTLED_MAX) => {}
+            _ = inbox.recv_many(&mut told, WRITTEN_MAX) => {}
             () = all_told.cancelled() => return,
             () = tokio::time::sleep(KEPT), if shared.lanes.any_idle() => {
                 if shared.lanes.forsaken().is_empty() {
@@ -504,7 +506,7 @@ async fn write<C: Courier>(
             () = tokio::time::sleep_until(written + WRITTEN_EACH) => {}
         }
         written = Instant::now();
-        while told.len() < SETTLED_MAX
+        while told.len() < WRITTEN_MAX
             && let Ok(one) = inbox.try_recv()
         {
             told.push(one);
@@ -527,10 +529,11 @@ async fn write<C: Courier>(
             && let Err(error) = courier.land(&landings).await
             && is_to_try_again::<C>(&error, stop).await
         {}
-        while !answers.is_empty()
-            && let Err(error) = courier.settle(&answers, &notes).await
-            && is_to_try_again::<C>(&error, stop).await
-        {}
+        for (answers, notes) in answers.chunks(SETTLED_MAX).zip(notes.chunks(SETTLED_MAX)) {
+            while let Err(error) = courier.settle(answers, notes).await
+                && is_to_try_again::<C>(&error, stop).await
+            {}
+        }
     }
 }
 

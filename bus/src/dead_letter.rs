@@ -212,17 +212,12 @@ pub(crate) async fn keep(
         })
         .collect();
     for chunk in bulk::chunks(&died) {
-        let n = chunk.len();
         let mut query = built(format!(
-            "update work set payload = coalesce(payload, case id {} end) where id in ({})",
-            bulk::arms(1, n),
-            bulk::list(1 + 2 * n, n)
+            "update work set payload = coalesce(payload, v.column2) from {} where id = v.column1",
+            bulk::table(tx.dialect(), chunk.len(), 2)
         ));
         for (id, event) in chunk {
             query = query.bind(id.bytes()).bind(event.clone());
-        }
-        for (id, _) in chunk {
-            query = query.bind(id.bytes());
         }
         tx.execute(query).await?;
     }

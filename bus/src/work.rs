@@ -32,7 +32,7 @@ pub(crate) use insert::insert;
 pub use insert::{NewWork, Seized};
 pub use key::lock_keys;
 pub(crate) use key::{behind, busy_keys, step_up};
-pub use limit::{SharedLimit, define_limit, narrow, widen};
+pub use limit::{Narrowed, SharedLimit, define_limit, narrow, widen};
 pub use queue::{QueueId, counts, define, delete_queue, find, find_in, lock_queues, set_paused};
 pub use rescue::{free_owned, rescue};
 pub use settle::{Extended, Outcome, Settled, Verdict, count_done, extend, settle};

@@ -1,9 +1,10 @@
 //! How endpoints are doing: pauses that they asked for, warnings, and the end of patience.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use bus::{Span, Tx, built, bulk, sql, work};
+use bus::work::{self, Narrowed};
+use bus::{Dialect, Span, Tx, built, bulk, sql};
 use schemas::Timestamp;
 use serde_json::json;
 use sqlx::Row;
@@ -83,10 +84,8 @@ impl<'a> Heard<'a> {
         for id in &self.recovering {
             recover(tx, id).await?;
         }
-        for (id, seen) in self.seen.iter().filter(|(_, seen)| seen.is_bad()) {
-            count_failures(tx, id, seen).await?;
-        }
-        Ok(())
+        let bad: Vec<_> = self.seen.into_iter().filter(|(_, seen)| seen.is_bad()).collect();
+        count_failures(tx, &bad).await
     }
 }
 
@@ -148,67 +147,120 @@ async fn recover(tx: &mut Tx, id: &EndpointId) -> Result<(), sqlx::Error> {
     work::widen(tx, store::WORK, id.as_str()).await
 }
 
-/// How an endpoint stood before its failures were counted.
-struct Stood {
+/// How an endpoint stands.
+struct Standing {
     since_us: i64,
     failures: i64,
     warned: i64,
     held_until_us: i64,
-    disabled: bool,
 }
 
-async fn stood(tx: &mut Tx, id: &EndpointId) -> Result<Option<Stood>, sqlx::Error> {
-    let now_us = tx.clock().now().as_micros();
-    // Writes first, so that whoever else counts waits until this transaction has ended.
-    let query = sql("update webhook_endpoint
-         set failing_since_us = coalesce(failing_since_us, $2) where id = $1
-         returning failing_since_us, failures, warned_percent, coalesce(held_until_us, 0), state")
-    .bind(id.as_str().to_owned())
-    .bind(now_us);
-    Ok(tx.fetch_optional(query).await?.map(|row| Stood {
-        since_us: row.get(0),
-        failures: row.get(1),
-        warned: row.get(2),
-        held_until_us: row.get(3),
-        disabled: row.get::<String, _>(4) == "disabled",
-    }))
+impl Standing {
+    /// After these failures.
+    fn after(&self, seen: &Seen, now_us: i64) -> Standing {
+        let failures = failures_after(self.failures, self.held_until_us, seen);
+        let opened = if failures > self.failures { breaker_pause(failures) } else { None };
+        let percent = percent_since(self.since_us, now_us);
+        let level = WARNINGS.into_iter().find(|level| percent >= *level).unwrap_or(0);
+        let pause = seen.pause.into_iter().chain(opened).max();
+        let until_us = pause.map_or(0, |pause| now_us.saturating_add(Span(pause).micros()));
+        Standing {
+            since_us: self.since_us,
+            failures,
+            warned: level.max(self.warned),
+            held_until_us: until_us.max(self.held_until_us),
+        }
+    }
 }
 
-async fn count_failures(tx: &mut Tx, id: &EndpointId, seen: &Seen) -> Result<(), sqlx::Error> {
-    let Some(stood) = stood(tx, id).await? else { return Ok(()) };
-    if stood.disabled {
-        return Ok(());
-    }
+/// What failures mean for an endpoint.
+struct Judged<'a> {
+    id: &'a EndpointId,
+    gone: bool,
+    before: &'a Standing,
+    after: Standing,
+}
+
+/// Counts failures of endpoints, which come in order of their ids.
+async fn count_failures(tx: &mut Tx, bad: &[(&EndpointId, Seen)]) -> Result<(), sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
-    let failures = failures_after(stood.failures, stood.held_until_us, seen);
-    let opened = if failures > stood.failures { breaker_pause(failures) } else { None };
-    let percent = percent_since(stood.since_us, now_us);
-    let level = WARNINGS.into_iter().find(|level| percent >= *level).unwrap_or(0).max(stood.warned);
-    let pause = seen.pause.into_iter().chain(opened).max();
-    let until_us = pause.map_or(0, |pause| now_us.saturating_add(Span(pause).micros()));
-    let until_us = until_us.max(stood.held_until_us);
-    let query = sql("update webhook_endpoint set failures = $2, held_until_us = $3,
-         warned_percent = $4 where id = $1")
-    .bind(id.as_str().to_owned())
-    .bind(failures)
-    .bind((until_us > 0).then_some(until_us))
-    .bind(level);
-    tx.execute(query).await?;
-    if seen.gone {
-        return disable(tx, id, "gone").await;
+    let stood = enabled(tx, bad).await?;
+    let judged = bad.iter().filter_map(|(id, seen)| {
+        let before = stood.get(id.as_str())?;
+        Some(Judged { id, gone: seen.gone, before, after: before.after(seen, now_us) })
+    });
+    let judged: Vec<Judged<'_>> = judged.collect();
+    write(tx, &judged).await?;
+    let held_longer = |one: &&Judged<'_>| one.after.held_until_us > one.before.held_until_us;
+    let narrowed = judged.iter().filter(held_longer).map(|one| Narrowed {
+        queue: one.id.as_str().to_owned(),
+        until: Timestamp::from_micros(one.after.held_until_us),
+        at_once: (one.after.failures >= OPENS_AT).then_some(1),
+    });
+    work::narrow(tx, store::WORK, &narrowed.collect::<Vec<_>>()).await?;
+    for Judged { id, gone, before, after } in judged {
+        if gone {
+            disable(tx, id, "gone").await?;
+        } else if percent_since(after.since_us, now_us) >= 100 {
+            disable(tx, id, "failing").await?;
+        } else if after.warned > before.warned {
+            let since = Timestamp::from_micros(after.since_us);
+            let data =
+                json!({ "id": id.as_str(), "percent": after.warned, "failing_since": since });
+            events::stage(tx, "failing", data);
+        }
     }
-    if percent >= 100 {
-        return disable(tx, id, "failing").await;
+    Ok(())
+}
+
+/// How those of the endpoints stand that are not disabled; whoever else counts waits until this
+/// transaction has ended.
+async fn enabled(
+    tx: &mut Tx,
+    of: &[(&EndpointId, Seen)],
+) -> Result<HashMap<String, Standing>, sqlx::Error> {
+    let now_us = tx.clock().now().as_micros();
+    let lock = if tx.dialect() == Dialect::Postgres { " for update" } else { "" };
+    let mut stood = HashMap::with_capacity(of.len());
+    for chunk in bulk::lists(of) {
+        let mut query = built(format!(
+            "select id, failing_since_us, failures, warned_percent, coalesce(held_until_us, 0)
+             from webhook_endpoint where id in ({}) and state = 'enabled' order by id{lock}",
+            bulk::list(1, chunk.len())
+        ));
+        for (id, _) in chunk {
+            query = query.bind(id.as_str().to_owned());
+        }
+        for row in tx.fetch_all(query).await? {
+            let standing = Standing {
+                since_us: row.get::<Option<i64>, _>(1).unwrap_or(now_us),
+                failures: row.get(2),
+                warned: row.get(3),
+                held_until_us: row.get(4),
+            };
+            stood.insert(row.get(0), standing);
+        }
     }
-    if until_us > stood.held_until_us {
-        let probe = (failures >= OPENS_AT).then_some(1);
-        let until = Timestamp::from_micros(until_us);
-        work::narrow(tx, store::WORK, id.as_str(), until, probe).await?;
-    }
-    if level > stood.warned {
-        let since = Timestamp::from_micros(stood.since_us);
-        let data = json!({ "id": id.as_str(), "percent": level, "failing_since": since });
-        events::stage(tx, "failing", data);
+    Ok(stood)
+}
+
+async fn write(tx: &mut Tx, judged: &[Judged<'_>]) -> Result<(), sqlx::Error> {
+    for chunk in bulk::lists(judged) {
+        let mut query = built(format!(
+            "update webhook_endpoint set failing_since_us = v.column2, failures = v.column3,
+                 warned_percent = v.column4, held_until_us = v.column5
+             from {} where id = v.column1",
+            bulk::table(tx.dialect(), chunk.len(), 5)
+        ));
+        for Judged { id, after, .. } in chunk {
+            query = query
+                .bind(id.as_str().to_owned())
+                .bind(after.since_us)
+                .bind(after.failures)
+                .bind(after.warned)
+                .bind((after.held_until_us > 0).then_some(after.held_until_us));
+        }
+        tx.execute(query).await?;
     }
     Ok(())
 }

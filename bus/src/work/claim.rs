@@ -279,43 +279,33 @@ async fn note_queues(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let counts = count_by_queue(claimed);
-    let mut known = Vec::new();
-    for (share, queue) in shares.iter().zip(queues) {
+    let again = shares.iter().zip(queues).map(|(share, queue)| {
         if counts.get(&share.queue).copied().unwrap_or(0) < share.rows {
-            continue; // Nothing more is due: the statement below looks for the next row.
+            return (share.queue, None); // Nothing more is due: the statement looks for the next row.
         }
         let again = if share.limited {
             opens_at(queue, limits, share.rows, now.as_micros())
         } else {
             now.as_micros()
         };
-        known.push((share.queue, again));
-    }
-    let ids: Vec<i64> = shares.iter().map(|share| share.queue).collect();
-    for chunk in bulk::chunks(&ids) {
-        let here: Vec<&(i64, i64)> = known.iter().filter(|(id, _)| chunk.contains(id)).collect();
-        let next = "coalesce((select min(due_at_us) from work where queue = work_queue.id
-                    and state = 'ready'), 9223372036854775807)";
-        let next = if here.is_empty() {
-            next.to_owned()
-        } else {
-            let arms = bulk::arms(2 + chunk.len(), here.len());
-            format!("case id {arms} else {next} end")
-        };
+        (share.queue, Some(again))
+    });
+    let again: Vec<(i64, Option<i64>)> = again.collect();
+    for chunk in bulk::lists(&again) {
+        let until = 1 + 2 * chunk.len();
         let mut query = built(format!(
-            "update work_queue set next_due_us = {next},
-                 next_expiry_us = case when next_expiry_us > $1 then $1 else next_expiry_us end
-             where id in ({})",
-            bulk::list(2, chunk.len())
+            "update work_queue set
+                 next_due_us = coalesce(v.column2, (select min(due_at_us) from work
+                     where queue = work_queue.id and state = 'ready'), {NEVER_US}),
+                 next_expiry_us = case when next_expiry_us > ${until} then ${until}
+                     else next_expiry_us end
+             from {} where id = v.column1",
+            bulk::table(tx.dialect(), chunk.len(), 2)
         ));
-        query = query.bind(lease.until.as_micros());
-        for id in chunk {
-            query = query.bind(*id);
+        for (queue, again) in chunk {
+            query = query.bind(*queue).bind(*again);
         }
-        for (id, again) in here {
-            query = query.bind(*id).bind(*again);
-        }
-        tx.execute(query).await?;
+        tx.execute(query.bind(lease.until.as_micros())).await?;
     }
     Ok(())
 }

@@ -178,15 +178,13 @@ pub(crate) async fn end_dispatch(
     for chunk in bulk::lists(&taken) {
         let n = chunk.len();
         let mut query = built(format!(
-            "update work_dispatch set legs = legs - case id {} else 0 end where id in ({})
+            "update work_dispatch set legs = legs - v.column2 from {} where id = v.column1
              returning id",
-            bulk::arms(1, n),
-            bulk::list(1 + 2 * n, n)
+            bulk::table(tx.dialect(), n, 2)
         ));
         for (id, legs) in &chunk {
             query = query.bind(id.bytes()).bind(**legs);
         }
-        query = bind_ids(query, chunk.iter().map(|(id, _)| *id));
         for row in tx.fetch_all(query).await? {
             held.insert(WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?);
         }
@@ -225,19 +223,15 @@ pub(crate) async fn give_up_places(
     for chunk in bulk::lists(&all) {
         let n = chunk.len();
         let mut query = built(format!(
-            "update work_place set places = places - case queue {} else 0 end
-             where node = ${} and queue in ({}) returning queue",
-            bulk::arms(1, n),
+            "update work_place set places = places - v.column2
+             from {} where queue = v.column1 and node = ${} returning queue",
+            bulk::table(tx.dialect(), n, 2),
             1 + 2 * n,
-            bulk::list(2 + 2 * n, n)
         ));
         for (queue, places) in &chunk {
             query = query.bind(queue.0).bind(places.moved + places.free);
         }
         query = query.bind(node.as_str().to_owned());
-        for (queue, _) in &chunk {
-            query = query.bind(queue.0);
-        }
         // Of what is not there any more, another process has given the places back.
         for row in tx.fetch_all(query).await? {
             let queue: i64 = row.get(0);

@@ -37,25 +37,38 @@ pub async fn define_limit(tx: &mut Tx, name: &str, limit: &SharedLimit) -> Resul
     limit.define(tx).await
 }
 
-/// Narrows the concurrency of the queue `kind`/`name`, which must have a limit of it: nothing starts
-/// before `until`, and from then on `at_once` at a time, as the policy says when `None`. Another
-/// policy does not end it; [`widen`] does.
+/// A queue whose concurrency is narrowed.
+#[derive(Clone, Debug)]
+pub struct Narrowed {
+    /// Its name.
+    pub queue: String,
+    /// Nothing starts before.
+    pub until: Timestamp,
+    /// How many at a time start from then on; as the policy says when `None`.
+    pub at_once: Option<u32>,
+}
+
+/// Narrows the concurrency of queues of `kind`, which must have a limit of it. Another policy does not
+/// end it; [`widen`] does.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn narrow(
-    tx: &mut Tx,
-    kind: &str,
-    name: &str,
-    until: Timestamp,
-    at_once: Option<u32>,
-) -> Result<(), sqlx::Error> {
-    let query =
-        sql("update work_limit set closed_until_us = $2, narrowed_max = $3 where name = $1")
-            .bind(Limit::concurrency_name(&format!("{kind}/{name}")))
-            .bind(until.as_micros())
-            .bind(at_once.map(i64::from));
-    tx.execute(query).await.map(|_| ())
+pub async fn narrow(tx: &mut Tx, kind: &str, queues: &[Narrowed]) -> Result<(), sqlx::Error> {
+    for chunk in bulk::lists(queues) {
+        let mut query = built(format!(
+            "update work_limit set closed_until_us = v.column2, narrowed_max = v.column3
+             from {} where name = v.column1",
+            bulk::table(tx.dialect(), chunk.len(), 3)
+        ));
+        for Narrowed { queue, until, at_once } in chunk {
+            query = query
+                .bind(Limit::concurrency_name(&format!("{kind}/{queue}")))
+                .bind(until.as_micros())
+                .bind(at_once.map(i64::from));
+        }
+        tx.execute(query).await?;
+    }
+    Ok(())
 }
 
 /// Ends what [`narrow`] began.
@@ -256,32 +269,17 @@ pub(super) async fn load(
 /// Writes back what [`Limit::take`] noted.
 pub(super) async fn store(tx: &mut Tx, limits: &[&Limit]) -> Result<(), sqlx::Error> {
     for chunk in bulk::lists(limits) {
-        let n = chunk.len();
         let mut query = built(format!(
-            "update work_limit set
-                 arrival_ns = case name {} else arrival_ns end,
-                 in_flight = case name {} else in_flight end
-             where name in ({})",
-            bulk::arms(1, n),
-            bulk::arms(1 + 2 * n, n),
-            bulk::list(1 + 4 * n, n)
+            "update work_limit set arrival_ns = v.column2, in_flight = v.column3
+             from {} where name = v.column1",
+            bulk::table(tx.dialect(), chunk.len(), 3)
         ));
         for limit in &chunk {
-            let arrival = match limit {
-                Limit::Rate { arrival_ns, .. } => *arrival_ns,
-                Limit::Concurrency { .. } => 0,
+            let (arrival, in_flight) = match limit {
+                Limit::Rate { arrival_ns, .. } => (*arrival_ns, 0),
+                Limit::Concurrency { in_flight, .. } => (0, *in_flight),
             };
-            query = query.bind(limit.name().to_owned()).bind(arrival);
-        }
-        for limit in &chunk {
-            let in_flight = match limit {
-                Limit::Rate { .. } => 0,
-                Limit::Concurrency { in_flight, .. } => *in_flight,
-            };
-            query = query.bind(limit.name().to_owned()).bind(in_flight);
-        }
-        for limit in &chunk {
-            query = query.bind(limit.name().to_owned());
+            query = query.bind(limit.name().to_owned()).bind(arrival).bind(in_flight);
         }
         tx.execute(query).await?;
     }
@@ -296,18 +294,13 @@ pub(super) async fn give_back(
     let mut places: Vec<(&String, &i64)> = places.iter().collect();
     places.sort_unstable();
     for chunk in bulk::lists(&places) {
-        let n = chunk.len();
         let mut query = built(format!(
-            "update work_limit set in_flight = in_flight - case name {} else 0 end
-             where name in ({}) and concurrent_max is not null",
-            bulk::arms(1, n),
-            bulk::list(1 + 2 * n, n)
+            "update work_limit set in_flight = in_flight - v.column2
+             from {} where name = v.column1 and concurrent_max is not null",
+            bulk::table(tx.dialect(), chunk.len(), 2)
         ));
         for (name, count) in &chunk {
             query = query.bind((*name).clone()).bind(**count);
-        }
-        for (name, _) in &chunk {
-            query = query.bind((*name).clone());
         }
         tx.execute(query).await?;
     }

@@ -244,16 +244,12 @@ pub(super) async fn hint_due(tx: &mut Tx, hints: &[(i64, i64)]) -> Result<(), sq
     }
     for chunk in bulk::lists(&hints) {
         let mut query = built(format!(
-            "update work_queue set next_due_us = case id {arms} else next_due_us end
-             where id in ({ids}) and next_due_us > case id {arms} else next_due_us end",
-            arms = bulk::arms(1, chunk.len()),
-            ids = bulk::list(1 + 2 * chunk.len(), chunk.len()),
+            "update work_queue set next_due_us = v.column2
+             from {} where id = v.column1 and next_due_us > v.column2",
+            bulk::table(tx.dialect(), chunk.len(), 2),
         ));
         for (queue, due) in &chunk {
             query = query.bind(*queue).bind(*due);
-        }
-        for (queue, _) in &chunk {
-            query = query.bind(*queue);
         }
         tx.execute(query).await?;
     }

@@ -290,18 +290,15 @@ impl Plan {
         for chunk in bulk::lists(&self.kept) {
             let n = chunk.len();
             let mut query = built(format!(
-                "update work set state = 'done', due_at_us = $1, token = null, owner = null,
-                     output = case id {} end where id in ({})",
-                bulk::arms(2, n),
-                bulk::list(2 + 2 * n, n)
+                "update work set state = 'done', due_at_us = ${}, token = null, owner = null,
+                     output = v.column2 from {} where id = v.column1",
+                1 + 2 * n,
+                bulk::table(tx.dialect(), n, 2)
             ));
-            query = query.bind(now_us.saturating_add(Span(KEPT).micros()));
             for (id, output) in &chunk {
                 query = query.bind(id.bytes()).bind(output.clone());
             }
-            for (id, _) in &chunk {
-                query = query.bind(id.bytes());
-            }
+            query = query.bind(now_us.saturating_add(Span(KEPT).micros()));
             tx.execute(query).await?;
         }
         Ok(())
@@ -310,46 +307,34 @@ impl Plan {
     async fn retry(&self, tx: &mut Tx, now_us: i64) -> Result<(), sqlx::Error> {
         for chunk in bulk::lists(&self.failed) {
             let n = chunk.len();
-            let due = bulk::arms(2, n);
             let mut query = built(format!(
                 "update work set
-                     state = case when case id {due} end = {NEVER_US} then 'dead' else 'ready' end,
-                     due_at_us = case id {due} end, token = null, owner = null,
-                     first_failed_at_us = coalesce(first_failed_at_us, $1),
-                     last_failed_at_us = $1, last_error = case id {errors} end
-                 where id in ({ids})",
-                errors = bulk::arms(2 + 2 * n, n),
-                ids = bulk::list(2 + 4 * n, n)
+                     state = case when v.column2 = {NEVER_US} then 'dead' else 'ready' end,
+                     due_at_us = v.column2, token = null, owner = null,
+                     first_failed_at_us = coalesce(first_failed_at_us, ${now}),
+                     last_failed_at_us = ${now}, last_error = v.column3
+                 from {} where id = v.column1",
+                bulk::table(tx.dialect(), n, 3),
+                now = 1 + 3 * n,
             ));
-            query = query.bind(now_us);
-            for (id, _, due) in &chunk {
-                query = query.bind(id.bytes()).bind(due.unwrap_or(NEVER_US));
+            for (id, error, due) in &chunk {
+                let due_us = due.unwrap_or(NEVER_US);
+                query = query.bind(id.bytes()).bind(due_us).bind(error.clone());
             }
-            for (id, error, _) in &chunk {
-                query = query.bind(id.bytes()).bind(error.clone());
-            }
-            for (id, ..) in &chunk {
-                query = query.bind(id.bytes());
-            }
-            tx.execute(query).await?;
+            tx.execute(query.bind(now_us)).await?;
         }
         Ok(())
     }
 
     async fn release(&self, tx: &mut Tx) -> Result<(), sqlx::Error> {
         for chunk in bulk::lists(&self.released) {
-            let n = chunk.len();
             let mut query = built(format!(
-                "update work set state = 'ready', due_at_us = case id {} end, token = null,
-                     owner = null, attempt = attempt - 1 where id in ({})",
-                bulk::arms(1, n),
-                bulk::list(1 + 2 * n, n)
+                "update work set state = 'ready', due_at_us = v.column2, token = null, owner = null,
+                     attempt = attempt - 1 from {} where id = v.column1",
+                bulk::table(tx.dialect(), chunk.len(), 2)
             ));
             for (id, due) in &chunk {
                 query = query.bind(id.bytes()).bind(*due);
-            }
-            for (id, _) in &chunk {
-                query = query.bind(id.bytes());
             }
             tx.execute(query).await?;
         }
