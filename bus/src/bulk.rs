@@ -6,14 +6,24 @@ use crate::Dialect;
 
 /// Sizes that bulk statements come in: a handful of texts stay prepared. Any other number of rows is a
 /// sum of these.
-const SIZES: [usize; 7] = [256, 64, 16, 8, 4, 2, 1];
+const SIZES: [usize; 8] = [1_024, 256, 64, 16, 8, 4, 2, 1];
 /// The same for lists, which can be filled up.
 const LIST_SIZES: [usize; 5] = [1, 4, 16, 64, 256];
 
-/// Cuts `rows` into slices of those sizes.
-pub fn chunks<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+/// Cuts `rows` into slices of those sizes, up to 256.
+pub fn chunks<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
+    cut(rows, &SIZES[1..])
+}
+
+/// The same up to 1,024, for inserts of up to 31 columns (SQLite takes 32,766 values). It keeps what it
+/// would need to take back a statement that fails half-way, page by page, and anew for each statement.
+pub fn large_chunks<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
+    cut(rows, &SIZES)
+}
+
+fn cut<'a, T>(mut rows: &'a [T], sizes: &'static [usize]) -> impl Iterator<Item = &'a [T]> {
     std::iter::from_fn(move || {
-        let size = SIZES.into_iter().find(|size| *size <= rows.len())?;
+        let size = *sizes.iter().find(|size| **size <= rows.len())?;
         let (chunk, rest) = rows.split_at(size);
         rows = rest;
         Some(chunk)
@@ -71,6 +81,10 @@ mod tests {
         let sizes: Vec<usize> = chunks(&numbers).map(<[usize]>::len).collect();
         assert_eq!(sizes, [256, 64, 16, 4, 1]);
         assert_eq!(chunks(&numbers).flatten().copied().collect::<Vec<_>>(), numbers);
+        let more = [0; 1_300];
+        let sizes = |cut: &mut dyn Iterator<Item = &[i32]>| cut.map(<[i32]>::len).take(2).sum();
+        let both: [usize; 2] = [sizes(&mut chunks(&more)), sizes(&mut large_chunks(&more))];
+        assert_eq!(both, [512, 1_280]);
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub(crate) async fn insert_tried(
     let columns = [&COLUMNS[..], &FIRST_ATTEMPT].concat();
     let set = FIRST_ATTEMPT.map(|column| format!("{column} = excluded.{column}")).join(", ");
     let dialect = tx.dialect();
-    let statements = bulk::chunks(&rows).map(|chunk| {
+    let statements = bulk::large_chunks(&rows).map(|chunk| {
         let query = built(format!(
             "insert into webhook_delivery ({}) values {}
              on conflict (endpoint, seq) do update set {set}
@@ -127,7 +127,7 @@ async fn write(
 ) -> Result<(), sqlx::Error> {
     let now_us = tx.clock().now().as_micros();
     let dialect = tx.dialect();
-    let statements = bulk::chunks(rows).map(|chunk| {
+    let statements = bulk::large_chunks(rows).map(|chunk| {
         let query = built(format!(
             "insert into webhook_delivery ({}) values {}
              on conflict (endpoint, seq) do {on_conflict}",

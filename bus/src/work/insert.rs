@@ -91,7 +91,7 @@ pub(crate) async fn insert(tx: &mut Tx, rows: Vec<NewWork>) -> Result<(), sqlx::
         let query = insert_of(dialect, "", chunk.len(), 8);
         chunk.iter().fold(query, |query, row| row.bind(query, &behind, now_us))
     };
-    tx.execute_each(bulk::chunks(&plain).map(write_plain)).await?;
+    tx.execute_each(bulk::large_chunks(&plain).map(write_plain)).await?;
     let more = ", attempt, first_failed_at_us, last_failed_at_us, last_error, tag, name, payload,
         token, owner";
     let write = |chunk: &[&NewWork]| {
@@ -99,7 +99,7 @@ pub(crate) async fn insert(tx: &mut Tx, rows: Vec<NewWork>) -> Result<(), sqlx::
         let bind = |query, row: &&NewWork| row.bind_more(row.bind(query, &behind, now_us), now_us);
         chunk.iter().fold(query, bind)
     };
-    tx.execute_each(bulk::chunks(&others).map(write)).await?;
+    tx.execute_each(bulk::large_chunks(&others).map(write)).await?;
     hint(tx, &rows, now_us).await
 }
 
