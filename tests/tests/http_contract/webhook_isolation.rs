@@ -57,6 +57,30 @@ async fn an_endpoint_that_has_too_much_to_do_is_left_alone_as_a_whole() {
 }
 
 #[tokio::test]
+async fn endpoints_that_fail_at_the_same_moment_are_judged_each_for_itself() {
+    let house = House::start().await;
+    let gone = Receiver::answering(&[410]).await;
+    let busy = Receiver::refusing_with(&[429], &[("retry-after", "60")]).await;
+    let broken = Receiver::answering(&[500]).await;
+    let mut hooks = Vec::new();
+    for receiver in [&gone, &busy, &broken, &broken, &busy, &gone] {
+        hooks.push(webhook(&house, &receiver.url(), json!({"retry": ["1h"]})).await);
+    }
+    house.publish(json!({"type": "t"})).await;
+    let (gone, busy, broken) = ((true, true), (false, true), (false, false));
+    for (hook, expected) in hooks.iter().zip([gone, busy, broken, broken, busy, gone]) {
+        let found = eventually("failed once", async || {
+            let hook = house.get(&path(hook, "")).await.json_of(200);
+            (hook["health"]["failing_since"] != Value::Null).then_some(hook)
+        })
+        .await;
+        let is_held = found["health"]["held_until"] != Value::Null;
+        let is_gone = found["disabled_reason"] == "gone";
+        assert_eq!((is_gone, is_gone || is_held), expected, "{found}");
+    }
+}
+
+#[tokio::test]
 async fn under_a_steady_flow_a_busy_endpoint_gets_no_more_than_was_on_its_way() {
     let house = House::start().await;
     let receiver = Receiver::refusing_with(&[200, 200, 429, 200], &[("retry-after", "2")]).await;
