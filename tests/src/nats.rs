@@ -122,6 +122,43 @@ impl Nats {
         .await
     }
 
+    /// The server that leads all of them, and makes streams and consumers.
+    ///
+    /// # Panics
+    /// When none does for long.
+    pub async fn meta_leader(&self) -> usize {
+        eventually("the servers have a leader", async || {
+            for server in &self.servers {
+                let told = self.ask(server, "/jsz").await.unwrap_or_default();
+                let leader = told["meta_cluster"]["leader"].as_str();
+                let found = self.servers.iter().position(|server| Some(&*server.name) == leader);
+                if found.is_some() {
+                    return found;
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Has a stream led by another server than this one.
+    ///
+    /// # Panics
+    /// When it goes on leading.
+    pub async fn led_elsewhere(&self, stream: &str, server: usize) {
+        let at = format!("nats://127.0.0.1:{}", self.servers[server].port);
+        let client = async_nats::connect(at).await.expect("a connection");
+        let step_down = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
+        eventually("another server leads the stream", async || {
+            if self.leader(stream).await != server {
+                return Some(());
+            }
+            client.request(step_down.clone(), "".into()).await.ok();
+            None
+        })
+        .await;
+    }
+
     /// The ports of the clients that are connected to a server.
     pub async fn clients(&self, server: usize) -> Vec<u16> {
         let told = self.ask(&self.servers[server], "/connz").await.unwrap_or_default();

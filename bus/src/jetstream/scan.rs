@@ -4,6 +4,9 @@
 //! ones are kept, so that reading on costs one request. A consumer may live on a server that lags
 //! behind the others: that it has nothing more is believed only when the stream's leader says the
 //! same, otherwise a cursor could pass over events.
+//!
+//! Consumers are made by the leader of all servers. While there is none the leader of the stream is
+//! asked for one event after the other, which is slower and needs no consumer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,14 +33,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a replica may take to answer with one event before the leader is asked: it may stand
 /// still with its connections open.
 const PATIENCE_REPLICA: Duration = Duration::from_millis(500);
-/// How long each attempt to make a consumer may take: what was asked of a server that stands still is
-/// never answered. All of them together outlast the election of another leader.
-const PATIENCE_MAKING: [Duration; 4] = [
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-    Duration::from_secs(8),
-];
+/// How long each attempt to make a consumer may take, in seconds: what was asked of a server that
+/// stands still is never answered. All of them together outlast the election of another leader.
+const PATIENCE_MAKING: [u64; 7] = [1, 1, 2, 2, 4, 4, 4];
+/// How long a consumer may take to be made where there is another way to read.
+const PATIENCE_MADE: Duration = Duration::from_secs(1);
+/// After this time a page that is read one by one ends with what it has.
+const PATIENCE_SINGLY: Duration = Duration::from_secs(2);
 /// How long a page may take whose consumer's server lags behind the leader.
 const PATIENCE_LAG: Duration = Duration::from_secs(10);
 /// Bytes in one page, so that large events do not fill the memory: 16 MiB.
@@ -71,8 +73,18 @@ pub(super) async fn consumer(
     from: Seq,
     subjects: Vec<String>,
 ) -> Result<Pull, BoxError> {
+    let config = transient(from, subjects);
+    for patience in PATIENCE_MAKING.map(Duration::from_secs) {
+        if let Ok(made) = timeout(patience, stream.create_consumer(config.clone())).await {
+            return Ok(made?);
+        }
+    }
+    Err("no consumer was made in time".into())
+}
+
+fn transient(from: Seq, subjects: Vec<String>) -> pull::Config {
     let start_sequence = u64::try_from(from.get()).unwrap_or(1).max(1);
-    let config = pull::Config {
+    pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
         ack_policy: AckPolicy::None,
         filter_subjects: subjects,
@@ -80,13 +92,7 @@ pub(super) async fn consumer(
         memory_storage: true,
         num_replicas: 1,
         ..pull::Config::default()
-    };
-    for patience in PATIENCE_MAKING {
-        if let Ok(made) = timeout(patience, stream.create_consumer(config.clone())).await {
-            return Ok(made?);
-        }
     }
-    Err("no consumer was made in time".into())
 }
 
 fn failed(error: impl Into<BoxError>) -> ReadError {
@@ -105,7 +111,13 @@ impl Scanner {
         loop {
             let mut kept = match self.take(&subjects, read.after) {
                 Some(kept) => kept,
-                None => self.make(subjects.clone(), read.after).await?,
+                None => match self.make(subjects.clone(), read.after).await {
+                    Ok(made) => made,
+                    Err(error) => {
+                        tracing::debug!(%error, "reading the log without a consumer");
+                        return self.singly(read, until, &subjects).await;
+                    }
+                },
             };
             let fetched = kept.fetch(read.events_max).await;
             let (events, full) = match fetched {
@@ -135,12 +147,48 @@ impl Scanner {
         }
     }
 
+    /// Reads like `forward`, one event after the other, from the stream's leader.
+    async fn singly(
+        &self,
+        read: &Read,
+        until: Seq,
+        subjects: &[String],
+    ) -> Result<Page, ReadError> {
+        let until = until.min(read.until);
+        let deadline = Instant::now() + PATIENCE_SINGLY;
+        let mut page = Page { events: Vec::new(), through: read.after };
+        let mut bytes = 0;
+        while page.through < until && page.events.len() < read.events_max {
+            let found = match self.first(subjects, page.through).await? {
+                Some(found) if found.seq <= until => found,
+                _ => {
+                    page.through = until;
+                    break;
+                }
+            };
+            page.through = found.seq;
+            if read.types.matches(&found.event.kind) {
+                bytes += found.event.size();
+                page.events.push(Arc::new(found));
+            }
+            if bytes >= PAGE_BYTES || Instant::now() >= deadline {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
     /// Up to where there is no message of `subjects` after `after`, as the stream's leader knows it.
     async fn nothing_before(&self, subjects: &[String], after: Seq) -> Result<Seq, ReadError> {
+        let first = self.first(subjects, after).await?;
+        Ok(first.map_or(Seq::MAX, |found| found.seq.previous()))
+    }
+
+    /// The first message of `subjects` after `after`, as the stream's leader knows it.
+    async fn first(&self, subjects: &[String], after: Seq) -> Result<Option<Recorded>, ReadError> {
         let next = subjects.iter().map(|subject| self.next(subject, after.next()));
         let next = futures::future::try_join_all(next).await?;
-        let first = next.into_iter().flatten().map(|found| found.seq).min();
-        Ok(first.map_or(Seq::MAX, Seq::previous))
+        Ok(next.into_iter().flatten().min_by_key(|found| found.seq))
     }
 
     /// The first event of `subject` at or after `from`, from the stream's leader.
@@ -166,19 +214,19 @@ impl Scanner {
         let mut high = until;
         while page.events.len() < read.events_max && high > read.after {
             let low = Seq::new(high.get().saturating_sub(size)).max(read.after);
-            let wanted = (read.events_max - page.events.len()) as u64;
-            let count = self.count(low, high, &read.types).await?;
-            if count > wanted.saturating_mul(4) && size > 64 {
-                size /= 4;
-                continue;
-            }
+            let wanted = read.events_max - page.events.len();
+            let found_max = if size > 64 { wanted.saturating_mul(4) } else { usize::MAX };
             let mut found = Vec::new();
             let mut after = low;
-            while after < high {
+            while after < high && found.len() <= found_max {
                 let part = Read { after, until: high, events_max: 1_000, ..read.clone() };
                 let part = self.forward(&part, high).await?;
                 found.extend(part.events);
                 after = part.through;
+            }
+            if after < high {
+                size /= 4;
+                continue;
             }
             high = low;
             page.through = low.next();
@@ -301,9 +349,9 @@ impl Scanner {
         Some(kept.swap_remove(at))
     }
 
-    async fn make(&self, subjects: Vec<String>, after: Seq) -> Result<Kept, ReadError> {
-        let consumer =
-            consumer(&self.stream, after.next(), subjects.clone()).await.map_err(failed)?;
+    async fn make(&self, subjects: Vec<String>, after: Seq) -> Result<Kept, BoxError> {
+        let making = self.stream.create_consumer(transient(after.next(), subjects.clone()));
+        let consumer = timeout(PATIENCE_MADE, making).await??;
         let (stream, used) = (self.stream.clone(), Instant::now());
         let restored = self.restored.clone();
         Ok(Kept { stream, restored, subjects, after, consumer, delivered: 0, used })

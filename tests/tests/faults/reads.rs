@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::site::Site;
 
 const EVENTS: usize = 24;
-/// For all reads: the server that stands still does not lead the stream and has not the node's
-/// connection, but may lead the brokers, who make no consumers then until they have elected another.
+/// For all reads: no consumer is made until the servers have elected another leader, so that each
+/// page waits for one in vain.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,20 +18,20 @@ async fn events_are_read_while_a_server_stands_still() {
     let event = |n| json!({"type": "crash.happened", "source": "/reads", "id": format!("r{n}"), "specversion": "1.0", "data": {}});
     let events: Vec<_> = (0..EVENTS).map(event).collect();
     let receipts = site.nodes[0].publish_batch(&events).await;
-    // It has nothing in memory that was there before it started.
-    site.nodes[0].terminate().await;
-    site.nodes[0].restart().await;
 
-    let leader = site.nats.leader("EVENTS").await;
-    let connected = site.nodes[0].connected_from();
-    let mut idle = None;
-    for server in (0..site.nats.len()).filter(|server| *server != leader) {
-        let clients = site.nats.clients(server).await;
+    // The server that makes consumers, and neither leads the stream nor has the node's connection.
+    let idle = site.nats.meta_leader().await;
+    site.nats.led_elsewhere("EVENTS", idle).await;
+    loop {
+        // It has nothing in memory that was there before it started.
+        site.nodes[0].terminate().await;
+        site.nodes[0].restart().await;
+        let connected = site.nodes[0].connected_from();
+        let clients = site.nats.clients(idle).await;
         if !clients.iter().any(|port| connected.contains(port)) {
-            idle = Some(server);
+            break;
         }
     }
-    let idle = idle.expect("a node is connected to one server, and two do not lead");
     site.nats.pause(idle);
     let begun = Instant::now();
     for receipt in &receipts {
@@ -42,6 +42,15 @@ async fn events_are_read_while_a_server_stands_still() {
         let page = site.nodes[0].get(&page).await;
         assert_eq!(page.status, 200, "{receipt}");
         assert_eq!(page.json()["items"][0]["seq"], seq);
+    }
+    let mut newest_first = "/v1/events?type=crash.happened&limit=1".to_owned();
+    for receipt in receipts.iter().rev() {
+        let page = site.nodes[0].get(&newest_first).await;
+        assert_eq!(page.status, 200, "{receipt}");
+        let page = page.json();
+        assert_eq!(page["items"][0]["seq"], receipt["seq"]);
+        let next = page["next"].as_str().unwrap_or_default();
+        newest_first = format!("/v1/events?type=crash.happened&limit=1&cursor={next}");
     }
     let took = begun.elapsed();
     site.nats.resume(idle);
