@@ -4,12 +4,14 @@
 //! of its resource. Bodies are
 //! read by `body`, which finds all faults at once; every refusal leaves as a `problem`.
 
+mod again;
 mod analytics;
 mod auth;
 mod body;
 mod consumers;
 mod dead_letters;
 mod deliveries;
+mod description;
 pub(crate) mod events;
 mod front;
 mod gate;

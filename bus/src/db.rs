@@ -327,7 +327,8 @@ impl Query {
 
 /// Whether the database took a transaction back in favour of another: they waited for each other, or the
 /// other kept a lock for too long. Begun anew it goes on.
-pub(crate) fn yields(error: &sqlx::Error) -> bool {
+#[must_use]
+pub fn yields(error: &sqlx::Error) -> bool {
     const DEADLOCK: &str = "40P01";
     const LOCK_TIMEOUT: &str = "55P03";
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use schemas::{Event, Timestamp};
 use sqlx::Row;
 
-use crate::db::{Query, built, sql};
+use crate::db::{Query, built};
 use crate::work::{QueueId, Settled, Verdict, WorkId};
 use crate::{Recorded, Seq, Tx, bulk, signals, work};
 
@@ -103,15 +103,27 @@ pub async fn list(
         .collect()
 }
 
-/// Dead letters by error, the most frequent first, at most 100 groups.
+/// Selected dead letters by error, the most frequent first: at most `limit` groups, after the first
+/// `skip`.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn groups(db: &crate::Db, queue: QueueId) -> Result<Vec<Group>, sqlx::Error> {
-    let query = sql("select coalesce(last_error, ''), count(*), min(first_failed_at_us),
-             max(last_failed_at_us) from work where queue = $1 and state = 'dead'
-         group by 1 order by 2 desc, 1 limit 100")
-    .bind(queue.0);
+pub async fn groups(
+    db: &crate::Db,
+    queue: QueueId,
+    which: &Selection,
+    limit: i64,
+    skip: i64,
+) -> Result<Vec<Group>, sqlx::Error> {
+    let (condition, binds) = which.condition(2);
+    let at = 2 + binds.len();
+    let text = format!(
+        "select coalesce(last_error, ''), count(*), min(first_failed_at_us),
+             max(last_failed_at_us) from work where queue = $1 and state = 'dead'{condition}
+         group by 1 order by 2 desc, 1 limit ${at} offset ${}",
+        at + 1
+    );
+    let query = bind(built(text).bind(queue.0), binds).bind(limit).bind(skip);
     let rows = db.fetch_all(query).await?;
     let at = |us: Option<i64>| Timestamp::from_micros(us.unwrap_or(0));
     let read = |row: &sqlx::any::AnyRow| Group {

@@ -58,7 +58,7 @@ mod checkpoint;
 #[cfg(feature = "database")]
 mod db;
 #[cfg(feature = "database")]
-pub use db::{Db, DbError, Dialect, Query, built, sql};
+pub use db::{Db, DbError, Dialect, Query, built, sql, yields};
 
 #[cfg(feature = "database")]
 mod migrate;

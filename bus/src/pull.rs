@@ -12,7 +12,7 @@ use crate::handler::{Handled, Handler, Item, Kind, Spec};
 use crate::registry::Registration;
 use crate::retries::events_of;
 use crate::work::{self, Claim, Claimed, LeaseToken, NewWork, Outcome, QueueId, Settled, WorkId};
-use crate::{Db, Log, ReadError, Recorded, Seq, Tx, dead_letter, signals};
+use crate::{Db, Log, ReadError, Recorded, Seq, Tx, dead_letter, registry, signals};
 
 /// Rows that may wait in a queue; further events wait in the log.
 const WAITING_MAX: i64 = 10_000;
@@ -98,6 +98,9 @@ pub enum LeaseError {
     /// The log.
     #[error("reading leased events")]
     Log(#[from] ReadError),
+    /// The consumer was ended while its events were waited for.
+    #[error("the consumer was ended")]
+    Ended,
 }
 
 const ANSWERS_MAX: u32 = 3;
@@ -120,6 +123,7 @@ pub async fn lease(
     let claim = Claim { kind: Kind::Pull.work(), queue: Some(&queue), max, lease, owner: None };
     let deadline = tokio::time::Instant::now() + wait;
     let mut woken = db.signals().subscribe(signals::WORK);
+    let mut changed = db.signals().subscribe(signals::CONFIG);
     loop {
         woken.borrow_and_update();
         let claimed = work::claim(db, &claim).await?;
@@ -134,6 +138,11 @@ pub async fn lease(
             () = tokio::time::sleep_until(deadline) => return Ok(Vec::new()),
             () = tokio::time::sleep_until(look) => {}
             _ = woken.changed() => {}
+            _ = changed.changed() => {
+                if registry::find(db, &consumer.name).await?.is_none() {
+                    return Err(LeaseError::Ended);
+                }
+            }
         }
     }
 }

@@ -74,6 +74,8 @@ pub struct Registration {
     pub rebuilds: bool,
     /// Grows with each change.
     pub version: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
 }
@@ -94,7 +96,7 @@ pub fn queue_name(consumer: &str, generation: i64) -> String {
 }
 
 const COLUMNS: &str = "name, kind, types, filter, url, secret, policy, state, side_effects,
-    generation, rebuilds, version, updated_at_us";
+    generation, rebuilds, version, updated_at_us, created_at_us";
 
 /// The version that all consumers' configuration is at.
 ///
@@ -125,13 +127,25 @@ pub async fn list(db: &Db) -> Result<Vec<Registration>, sqlx::Error> {
     db.fetch_all(query).await?.iter().map(read).collect()
 }
 
-/// All consumers, the newest first.
+/// At most `limit` consumers, the newest first; `after` the one that was made then under that name,
+/// whether or not it is still there.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn list_newest_first(db: &Db) -> Result<Vec<Registration>, sqlx::Error> {
-    let text = format!("select {COLUMNS} from consumer order by created_at_us desc, name");
-    db.fetch_all(crate::db::built(text)).await?.iter().map(read).collect()
+pub async fn list_newest_first(
+    db: &Db,
+    after: Option<(Timestamp, String)>,
+    limit: usize,
+) -> Result<Vec<Registration>, sqlx::Error> {
+    let text = format!(
+        "select {COLUMNS} from consumer
+         where created_at_us < $1 or (created_at_us = $1 and name > $2)
+         order by created_at_us desc, name limit $3"
+    );
+    let (at, name) = after.map_or((i64::MAX, String::new()), |(at, name)| (at.as_micros(), name));
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let query = crate::db::built(text).bind(at).bind(name).bind(limit);
+    db.fetch_all(query).await?.iter().map(read).collect()
 }
 
 /// One consumer.
@@ -313,6 +327,7 @@ pub async fn ensure(db: &Db, spec: &Spec) -> Result<(), sqlx::Error> {
         generation: known.as_ref().map_or(1, |known| known.generation),
         rebuilds: spec.rebuilds,
         version: known.as_ref().map_or(1, |known| known.version),
+        created_at: tx.clock().now(),
         updated_at: tx.clock().now(),
     };
     match known {
@@ -396,6 +411,7 @@ fn read(row: &AnyRow) -> Result<Registration, sqlx::Error> {
         rebuilds: row.get::<i64, _>(10) == 1,
         version: row.get(11),
         updated_at: Timestamp::from_micros(row.get(12)),
+        created_at: Timestamp::from_micros(row.get(13)),
     })
 }
 

@@ -2,8 +2,10 @@
 
 use std::str::FromStr;
 
+use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
+use http_body_util::LengthLimitError;
 use schemas::{Event, Faults};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -222,6 +224,16 @@ impl Fields {
         }
         self.faults
     }
+}
+
+/// A whole body of at most so many bytes.
+pub(crate) async fn read_body(body: Body, most: usize) -> Result<Bytes, Problem> {
+    axum::body::to_bytes(body, most).await.map_err(|error| {
+        match error.into_inner().downcast_ref::<LengthLimitError>() {
+            Some(_) => Problem::too_large("the body is too large"),
+            None => Problem::malformed("the request cannot be read"),
+        }
+    })
 }
 
 /// The CloudEvent `event` in the object that `body` is, as it was written: a number that has been read

@@ -103,23 +103,24 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Items<ConsumerBody>>, Problem> {
     let mut query = Fields::of_query(query.as_deref())?;
-    let cursor = query.text("cursor");
+    let cursor = query.text("cursor").and_then(|text| {
+        let place = text.split_once('.').and_then(|(at, name)| Some((at.parse().ok()?, name)));
+        if place.is_none() {
+            query.fault("cursor", "is of no page of this list");
+        }
+        place.map(|(at, name): (i64, &str)| (Timestamp::from_micros(at), name.to_owned()))
+    });
     let limit = usize::try_from(limit(&mut query)).unwrap_or(1);
     query.finish()?;
-    let consumers = registry::list_newest_first(&state.db).await?;
-    let start = match &cursor {
-        None => 0,
-        Some(last) => {
-            let at = consumers.iter().position(|consumer| consumer.name == *last);
-            at.ok_or_else(|| Problem::fault("/cursor", "is of no page of this list"))? + 1
-        }
-    };
-    let more = consumers.len() > start + limit;
-    let mut items = Vec::new();
-    for consumer in consumers.into_iter().skip(start).take(limit) {
+    let mut consumers = registry::list_newest_first(&state.db, cursor, limit + 1).await?;
+    let more = consumers.len() > limit;
+    consumers.truncate(limit);
+    let last = consumers.last().filter(|_| more);
+    let next = last.map(|last| format!("{}.{}", last.created_at.as_micros(), last.name));
+    let mut items = Vec::with_capacity(consumers.len());
+    for consumer in consumers {
         items.push(describe(&state, consumer).await?);
     }
-    let next = items.last().filter(|_| more).map(|last| last.name.clone());
     Ok(Json(Items { items, next }))
 }
 
@@ -356,6 +357,7 @@ async fn read(
         generation: 1,
         rebuilds: false,
         version: 1,
+        created_at: state.db.clock().now(),
         updated_at: state.db.clock().now(),
     };
     Ok((registration, start))
@@ -431,11 +433,17 @@ async fn read_start(state: &State, fields: &mut Fields) -> Result<Option<Seq>, P
         },
         Some(Value::Number(number)) => {
             let seq = number.as_i64().filter(|seq| *seq >= 0);
-            if seq.is_none() {
+            let Some(start) = seq.map(|seq| Seq::new(seq - 1).max(Seq::ZERO)) else {
                 fields.fault("from", RULE);
+                return Ok(None);
+            };
+            // What another node has written may not have come here yet.
+            let head = *state.log.head().borrow();
+            let last = if start > head { state.log.state().await?.last } else { head };
+            if start > last {
+                fields.fault("from", format!("is ahead of the log, which ends at {last}"));
             }
-            let head = state.log.head().borrow().get();
-            seq.map(|seq| Seq::new((seq - 1).min(head)))
+            Some(start)
         }
         Some(_) => {
             fields.fault("from", RULE);

@@ -100,8 +100,7 @@ pub(crate) async fn list(
 ) -> Result<Json<Items<DeadLetterBody>>, Problem> {
     let queue = queue(&state, &name).await?;
     let mut query = Fields::of_query(query.as_deref())?;
-    let which =
-        Selection { error: query.text("error"), since: query.parsed("since"), ids: Vec::new() };
+    let which = selection(&mut query);
     let cursor = query.text("cursor").and_then(|text| {
         WorkId::parse(PREFIX, &text).map_err(|error| query.fault("cursor", error.to_string())).ok()
     });
@@ -113,6 +112,10 @@ pub(crate) async fn list(
     letters.truncate(wanted);
     let next = letters.last().filter(|_| more).map(|letter| letter.id.prefixed(PREFIX));
     Ok(Json(Items { items: letters.into_iter().map(describe).collect(), next }))
+}
+
+fn selection(query: &mut Fields) -> Selection {
+    Selection { error: query.text("error"), since: query.parsed("since"), ids: Vec::new() }
 }
 
 fn describe(letter: DeadLetter) -> DeadLetterBody {
@@ -132,22 +135,37 @@ fn describe(letter: DeadLetter) -> DeadLetterBody {
 /// By error, the most frequent first.
 #[utoipa::path(
     get, path = "/v1/consumers/{name}/dead-letters/groups", tag = "consumers",
-    params(("name" = String, Path)),
-    responses((status = 200, description = "Groups", body = Items<GroupBody>), (status = 404))
+    params(
+        ("name" = String, Path),
+        ("error" = Option<String>, Query, description = "Part of the error"),
+        ("since" = Option<String>, Query, description = "Failed last at or after"),
+        ("limit" = Option<i64>, Query), ("cursor" = Option<i64>, Query),
+    ),
+    responses((status = 200, description = "A page", body = Items<GroupBody>), (status = 404))
 )]
 pub(crate) async fn groups(
     Extract(state): Extract<State>,
     Path(name): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Items<GroupBody>>, Problem> {
     let queue = queue(&state, &name).await?;
-    let groups = dead_letter::groups(&state.db, queue).await?;
+    let mut query = Fields::of_query(query.as_deref())?;
+    let which = selection(&mut query);
+    let skip = query.number("cursor", 0, i64::MAX).unwrap_or(0);
+    let limit = limit(&mut query);
+    query.finish()?;
+    let mut groups = dead_letter::groups(&state.db, queue, &which, limit + 1, skip).await?;
+    let wanted = usize::try_from(limit).unwrap_or(1);
+    let more = groups.len() > wanted;
+    groups.truncate(wanted);
+    let next = more.then(|| skip.saturating_add(limit).to_string());
     let items = groups.into_iter().map(|group| GroupBody {
         error: group.error,
         count: group.count,
         first_failed_at: group.first_failed_at,
         last_failed_at: group.last_failed_at,
     });
-    Ok(Json(Items::all(items.collect())))
+    Ok(Json(Items { items: items.collect(), next }))
 }
 
 /// Redrive dead letters

@@ -152,8 +152,11 @@ pub(crate) async fn resend(
 #[expect(dead_code, reason = "describes the body, which `Fields` reads")]
 pub(crate) struct RecoverBody {
     /// Events recorded from this time on; or `from_seq`, from this event on.
-    since: String,
+    since: Option<String>,
+    from_seq: Option<i64>,
+    /// Up to this time, or up to and including the event `to_seq`; up to the newest when both are absent.
     until: Option<String>,
+    to_seq: Option<i64>,
     /// `failed`: given up; `missing`: never attempted; `all`: every event, the delivered ones too;
     /// failed and missing ones where it is absent.
     only: Option<String>,

@@ -40,7 +40,15 @@ pub(crate) async fn position(
     name: &str,
     log: &dyn Log,
 ) -> Result<Option<Seq>, Problem> {
-    match query.parsed::<Timestamp>(name) {
+    position_at(query.parsed::<Timestamp>(name), log).await
+}
+
+/// The position before the first event recorded at or after a time, if there is one.
+pub(crate) async fn position_at(
+    at: Option<Timestamp>,
+    log: &dyn Log,
+) -> Result<Option<Seq>, Problem> {
+    match at {
         Some(at) => Ok(Some(log.position_at(at).await?)),
         None => Ok(None),
     }

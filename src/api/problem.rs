@@ -21,7 +21,12 @@ pub(crate) struct Problem {
     detail: String,
     faults: Vec<Fault>,
     retry_after: Option<Duration>,
+    yielded: bool,
 }
+
+/// Stands in the extensions of an answer whose change the database took back in favour of another.
+#[derive(Clone, Copy)]
+pub(crate) struct Yielded;
 
 /// How to say who one is: programs by a bearer's token (RFC 6750); browsers, which ask for a password,
 /// by the same key as that (RFC 7617). One header each: browsers read no lists.
@@ -52,7 +57,14 @@ pub(crate) struct FaultBody {
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, kind, detail: detail.into(), faults: Vec::new(), retry_after: None }
+        Problem {
+            status,
+            kind,
+            detail: detail.into(),
+            faults: Vec::new(),
+            retry_after: None,
+            yielded: false,
+        }
     }
 
     /// Its status, title and detail, for a page.
@@ -158,6 +170,9 @@ impl IntoResponse for Problem {
             errors: errors.collect(),
         };
         let mut response = (self.status, Json(body)).into_response();
+        if self.yielded {
+            response.extensions_mut().insert(Yielded);
+        }
         let headers = response.headers_mut();
         let media = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, media);
@@ -201,13 +216,20 @@ impl From<ReadError> for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Problem {
+        if bus::yields(&error) {
+            let detail = "others were changing the same; nothing was accepted, try again";
+            return Problem { yielded: true, ..Problem::unavailable(detail) };
+        }
         Problem::of_backend("the database", &error)
     }
 }
 
 impl From<pull::LeaseError> for Problem {
     fn from(error: pull::LeaseError) -> Problem {
-        Problem::of_backend("the database", &error)
+        match error {
+            pull::LeaseError::Ended => Problem::not_found("consumer of this name any more"),
+            error => Problem::of_backend("the database", &error),
+        }
     }
 }
 

@@ -7,13 +7,13 @@ use axum::{Extension, Json};
 use bus::log::{PUBLISH_BYTES_MAX, PUBLISH_EVENTS_MAX};
 use bus::{PublishError, Receipt};
 use bytes::Bytes;
-use http_body_util::LengthLimitError;
 use schemas::http::{Defaults, Form};
 use schemas::{Event, EventId, Faults, Source, Time};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::State;
+use crate::api::body::read_body;
 use crate::api::problem::{Problem, ProblemBody};
 use crate::keys::Principal;
 
@@ -97,13 +97,7 @@ pub(crate) async fn answer(
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
-    let body = axum::body::to_bytes(body, PUBLISH_BYTES_MAX).await.map_err(|error| match error
-        .into_inner()
-        .downcast_ref::<LengthLimitError>()
-    {
-        Some(_) => Problem::too_large("the body is too large"),
-        None => Problem::malformed("the request cannot be read"),
-    })?;
+    let body = read_body(body, PUBLISH_BYTES_MAX).await?;
     let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
     let parent = parent.filter(|parent| is_traceparent(parent));
     let accept = |event: &mut Event| accept(event, &principal, parent);

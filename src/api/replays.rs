@@ -17,7 +17,7 @@ use webhooks::replays::Only;
 use crate::api::State;
 use crate::api::body::Fields;
 use crate::api::consumers::find;
-use crate::api::listing::{Items, limit, position};
+use crate::api::listing::{Items, limit, position_at};
 use crate::api::problem::Problem;
 use crate::api::webhooks::{DISABLED, find as find_webhook};
 use crate::keys::Principal;
@@ -226,18 +226,22 @@ pub(crate) async fn read_range(
         }
     }
     let from_seq = fields.number("from_seq", 0, i64::MAX).map(Seq::new);
-    let since = position(fields, "since", state.log.as_ref()).await?.map(Seq::next);
+    let since = fields.parsed::<Timestamp>("since");
     let to_seq = fields.number("to_seq", 0, i64::MAX).map(Seq::new);
-    let until = position(fields, "until", state.log.as_ref()).await?;
-    let from = from_seq.or(since);
-    if !fields.is_faulty() && from.is_none() {
-        fields.fault("from_seq", "give from_seq or since: where the replay starts");
+    let until = fields.parsed::<Timestamp>("until");
+    if !fields.is_faulty() && from_seq.is_none() && since.is_none() {
+        fields.fault("since", "give since or from_seq: where the replay starts");
     }
-    let (from, to) = (from.unwrap_or_default().max(Seq::new(1)), to_seq.or(until));
+    if since.zip(until).is_some_and(|(since, until)| until < since) {
+        fields.fault("until", "must not be before the start");
+    }
+    let since = position_at(since, state.log.as_ref()).await?.map(Seq::next);
+    let until = position_at(until, state.log.as_ref()).await?;
+    let from = from_seq.or(since).unwrap_or_default().max(Seq::new(1));
     if !fields.is_faulty() && to_seq.is_some_and(|to| to < from) {
         fields.fault("to_seq", "must not be before the start");
     }
-    Ok((from, to))
+    Ok((from, to_seq.or(until)))
 }
 
 /// List replays

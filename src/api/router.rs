@@ -2,43 +2,28 @@
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
-use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::api::problem::Problem;
 use crate::api::webhooks;
-use crate::api::{State, analytics, consumers, dead_letters, deliveries, events, gate, health};
+use crate::api::{State, again, analytics, consumers, dead_letters, deliveries, description};
+use crate::api::{events, gate, health};
 use crate::api::{leases, publish, replays, saga_commands, saga_definitions, sagas, stream};
 use crate::pages;
 
 /// Largest body of a request that publishes nothing: 1 MiB.
-const BODY_BYTES_MAX: usize = 1024 * 1024;
-
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "Skald", description = "An event platform: publish, consume, retry, replay, sagas."),
-    tags(
-        (name = "events", description = "Publish events, read them, follow them"),
-        (name = "consumers", description = "Who gets which events"),
-        (name = "replays", description = "Events of the past, handed over again"),
-        (name = "sagas", description = "Writes on several services: all of them or none"),
-        (name = "webhooks", description = "Events delivered to customers' endpoints"),
-        (name = "analytics", description = "Questions to the rollups"),
-        (name = "operations", description = "For those who watch"),
-    )
-)]
-struct Description;
+pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// The whole API.
 pub(crate) fn router(state: State) -> Router {
     // What answers a publish is too short to compress. It bounds its body itself.
     let publishing = OpenApiRouter::new().routes(routes!(publish::publish));
-    let (router, description) = OpenApiRouter::with_openapi(Description::openapi())
+    let (router, api) = OpenApiRouter::with_openapi(description::begin())
         .routes(routes!(events::list))
         .routes(routes!(events::get))
         .routes(routes!(events::trace))
@@ -95,12 +80,13 @@ pub(crate) fn router(state: State) -> Router {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+        .layer(from_fn(again::again))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CompressionLayer::new())
         .merge(publishing)
         .split_for_parts();
     router
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", description))
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", description::complete(api)))
         .merge(pages::router())
         .fallback(|| async { Problem::not_found("such address") })
         .method_not_allowed_fallback(|| async { Problem::no_method() })

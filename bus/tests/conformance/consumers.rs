@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bus::dead_letter::Selection;
 use bus::{
     BatchConsumer, Failure, Handler, Kind, Policy, Recorded, Tx, Whole, dead_letter, registry,
 };
@@ -73,8 +74,16 @@ async fn what_cannot_be_done_is_a_dead_letter_with_its_event() {
         letters.iter().all(|letter| letter.event.as_ref().is_some_and(|e| e.contains("\"n\"")))
     );
     assert_eq!(house.effects("k").await, [0, 4]);
-    let groups = dead_letter::groups(&house.db, house.queue("scripted").await).await.unwrap();
-    assert_eq!(groups.len(), 3);
+    let queue = house.queue("scripted").await;
+    let groups = async |which, limit, skip| {
+        let groups = dead_letter::groups(&house.db, queue, &which, limit, skip).await.unwrap();
+        groups.into_iter().map(|group| group.error).collect::<Vec<_>>()
+    };
+    let all = Selection::default();
+    assert_eq!(groups(all.clone(), 2, 0).await, ["never", "not today"]);
+    assert_eq!(groups(all, 2, 2).await, ["panicked: at the disco"]);
+    let some = Selection { error: Some("disco".to_owned()), ..Selection::default() };
+    assert_eq!(groups(some, 2, 0).await, ["panicked: at the disco"]);
     running.stop().await;
 }
 

@@ -105,6 +105,24 @@ async fn dead_letters_are_listed_newest_first_by_error_and_by_time() {
 }
 
 #[tokio::test]
+async fn groups_come_in_pages_and_are_chosen_like_the_letters() {
+    let house = house_with(&["timeout", "card refused", "timeout", "card expired"]).await;
+    let groups = async |query: &str| {
+        let page = house.get(&format!("{PATH}/groups{query}")).await.json_of(200);
+        let items = page["items"].as_array().unwrap().iter();
+        let counted = items.map(|group| format!("{} {}", group["count"], group["error"]));
+        (counted.collect::<Vec<_>>(), page["next"].as_str().map(str::to_owned))
+    };
+    let (first, next) = groups("?limit=2").await;
+    assert_eq!(first, ["2 \"timeout\"", "1 \"card expired\""]);
+    let rest = groups(&format!("?limit=2&cursor={}", next.unwrap())).await;
+    assert_eq!(rest, (vec!["1 \"card refused\"".to_owned()], None));
+    let chosen = groups("?error=card&limit=1").await;
+    assert_eq!(chosen, (vec!["1 \"card expired\"".to_owned()], Some("1".to_owned())));
+    house.get(&format!("{PATH}/groups?cursor=x")).await.problem(422);
+}
+
+#[tokio::test]
 async fn those_named_are_redriven_and_tried_from_the_first_attempt() {
     let house = house_with(&["a", "b", "c"]).await;
     let all = letters(&house, "").await;

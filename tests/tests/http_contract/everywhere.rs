@@ -1,5 +1,6 @@
 //! What holds for every address: problems, request ids, compression, and the pages for operators.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 
 use flate2::Compression;
@@ -159,6 +160,38 @@ async fn the_api_describes_itself() {
     ] {
         assert!(api["paths"][path][method].is_object(), "{method} {path} is not described");
     }
+}
+
+#[tokio::test]
+async fn the_description_says_what_holds_everywhere() {
+    let house = House::start().await;
+    let api = house.get("/openapi.json").await.json_of(200);
+    assert_eq!(api["components"]["securitySchemes"]["key"]["scheme"], "bearer");
+    let problem = json!({"$ref": "#/components/schemas/ProblemBody"});
+    let mut ids = HashSet::new();
+    for (path, item) in api["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let open = path.starts_with("/.well-known/") || path == "/healthz" || path == "/readyz";
+            let security = if open { json!([]) } else { json!([{"key": []}]) };
+            assert_eq!(operation["security"], security, "{method} {path}");
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{method} {path}: {id} is the name of another");
+            assert_eq!(operation["responses"]["401"].is_object(), !open, "{method} {path}");
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                assert_ne!(response["description"], "", "{method} {path} {status}");
+                let schema = &response["content"]["application/problem+json"]["schema"];
+                let refused = status.starts_with(['4', '5']);
+                assert_eq!(*schema == problem, refused, "{method} {path} {status}");
+            }
+        }
+    }
+    let headers = |method: &str| {
+        let parameters = api["paths"]["/v1/consumers/{name}"][method]["parameters"].as_array();
+        let named = parameters.unwrap().iter().filter(|parameter| parameter["in"] == "header");
+        named.map(|parameter| parameter["name"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(headers("put"), ["If-Match", "If-Unmodified-Since"]);
+    assert_eq!(headers("get"), ["If-None-Match", "If-Modified-Since"]);
 }
 
 #[tokio::test]

@@ -53,6 +53,20 @@ async fn cursors_lead_through_all_pages_once_although_events_arrive_meanwhile() 
 }
 
 #[tokio::test]
+async fn a_cursor_outlives_the_consumer_that_its_page_ended_with() {
+    let house = House::start().await;
+    for name in ["a", "b", "c"] {
+        house.pull_consumer(name, "t", json!({})).await;
+    }
+    let page = house.get("/v1/consumers?limit=2").await.json_of(200);
+    assert_eq!(page["items"][1]["name"], "b");
+    house.delete("/v1/consumers/b").await;
+    let next = format!("/v1/consumers?limit=1&cursor={}", page["next"].as_str().unwrap());
+    assert_eq!(house.get(&next).await.json_of(200)["items"][0]["name"], "a");
+    house.get("/v1/consumers?cursor=b").await.problem(422);
+}
+
+#[tokio::test]
 async fn a_forged_cursor_is_refused() {
     let house = House::start().await;
     publish_many(&house, "l", 3).await;

@@ -1,6 +1,6 @@
 //! Pull consumers: leases and the answers for them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use skald_tests::{House, Lease, eventually, one};
@@ -146,6 +146,20 @@ async fn a_waiting_lease_is_answered_as_soon_as_an_event_arrives() {
     assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
     assert_eq!(receipt["seq"], one(leases.clone()).seq);
     house.ack("c", &leases).await;
+}
+
+#[tokio::test]
+async fn a_waiting_lease_ends_with_its_consumer() {
+    let house = house_with(json!({})).await;
+    let started = Instant::now();
+    let ended = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(house.delete("/v1/consumers/c").await.status, 204);
+    };
+    let body = json!({"max": 1, "wait": "20s"});
+    let (answer, ()) = tokio::join!(house.post("/v1/consumers/c/lease", body), ended);
+    answer.problem(404);
+    assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
 }
 
 #[tokio::test]

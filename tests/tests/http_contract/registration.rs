@@ -121,6 +121,15 @@ async fn faults_of_a_registration_are_told_by_pointer_all_at_once() {
 }
 
 #[tokio::test]
+async fn a_consumer_begins_where_the_log_is_or_right_after_it() {
+    let house = House::start().await;
+    publish_many(&house, "e", 3).await;
+    let body = |from: i64| json!({"types": ["t"], "kind": "pull", "from": from});
+    assert_eq!(house.put("/v1/consumers/c", body(5)).await.faults(), ["/from"]);
+    house.put("/v1/consumers/c", body(4)).await.check(201);
+}
+
+#[tokio::test]
 async fn a_registration_needs_types_and_a_kind_and_a_push_a_url() {
     let house = House::start().await;
     let put = async |body: Value| house.put("/v1/consumers/c", body).await.faults();

@@ -173,7 +173,10 @@ async fn faults_of_a_replay_are_told() {
     };
     let body = json!({"from_seq": 1, "mode": "again", "rate": "fast", "type": "a..b", "x": 1});
     assert_eq!(faults(body).await, ["/consumer", "/mode", "/rate", "/type", "/x"]);
-    assert_eq!(faults(json!({"consumer": "c"})).await.len(), 1, "it needs a start");
+    assert_eq!(faults(json!({"consumer": "c"})).await, ["/since"], "it needs a start");
+    let (early, late) = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z");
+    let ends_first = json!({"consumer": "c", "since": late, "until": early});
+    assert_eq!(faults(ends_first).await, ["/until"]);
     let both = json!({"consumer": "c", "from_seq": 1, "since": "2026-01-01T00:00:00Z"});
     assert_eq!(faults(both).await.len(), 1);
     house.get("/v1/replays/rpl_0190").await.problem(404);
