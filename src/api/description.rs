@@ -68,12 +68,10 @@ fn describe(path: &str, operation: &mut Operation) {
         refusals.extend([StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]);
     }
     if operation.request_body.is_some() {
-        refusals.extend([
-            StatusCode::BAD_REQUEST,
-            StatusCode::PAYLOAD_TOO_LARGE,
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            StatusCode::UNPROCESSABLE_ENTITY,
-        ]);
+        refusals.extend([StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNSUPPORTED_MEDIA_TYPE]);
+    }
+    if operation.request_body.is_some() || has_query(operation) {
+        refusals.extend([StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY]);
     }
     let responses = &mut operation.responses.responses;
     for status in refusals {
@@ -93,6 +91,14 @@ fn describe(path: &str, operation: &mut Operation) {
     };
     let parameters = conditions.iter().map(|name| RefOr::T(header(name)));
     operation.parameters.get_or_insert_default().extend(parameters);
+}
+
+fn has_query(operation: &Operation) -> bool {
+    let in_query = |parameter: &RefOr<Parameter>| match parameter {
+        RefOr::T(parameter) => parameter.parameter_in == ParameterIn::Query,
+        RefOr::Ref(_) => false,
+    };
+    operation.parameters.iter().flatten().any(in_query)
 }
 
 /// What programs that write clients name a call: `Lease events` is `lease_events`, and no other call has

@@ -161,7 +161,7 @@ pub(crate) async fn lease(
 #[utoipa::path(
     post, path = "/v1/consumers/{name}/ack", tag = "consumers", params(("name" = String, Path)),
     request_body = AnswerRequest,
-    responses((status = 200, description = "What became of each", body = ResultsBody), (status = 404))
+    responses((status = 200, description = "What became of each", body = ResultsBody), (status = 404), (status = 409))
 )]
 pub(crate) async fn ack(
     Extract(state): Extract<State>,
@@ -187,7 +187,7 @@ pub(crate) async fn ack(
 #[utoipa::path(
     post, path = "/v1/consumers/{name}/nak", tag = "consumers", params(("name" = String, Path)),
     request_body = AnswerRequest,
-    responses((status = 200, description = "What became of each", body = ResultsBody), (status = 404))
+    responses((status = 200, description = "What became of each", body = ResultsBody), (status = 404), (status = 409))
 )]
 pub(crate) async fn nak(
     Extract(state): Extract<State>,
@@ -214,7 +214,7 @@ pub(crate) async fn nak(
 #[utoipa::path(
     post, path = "/v1/consumers/{name}/extend", tag = "consumers", params(("name" = String, Path)),
     request_body = AnswerRequest,
-    responses((status = 200, description = "What became of each", body = ResultsBody), (status = 404))
+    responses((status = 200, description = "What became of each", body = ResultsBody), (status = 404), (status = 409))
 )]
 pub(crate) async fn extend(
     Extract(state): Extract<State>,
