@@ -135,8 +135,8 @@ impl JetStreamLog {
     /// The stream, as its leader sees it.
     async fn info(&self) -> Result<Info, ReadError> {
         self.fault.check_read()?;
-        let info = self.scanner.stream.get_info().await;
-        info.map_err(|error| ReadError::Read(error.into()))
+        let info = scan::answered(|| self.scanner.stream.get_info()).await;
+        info.and_then(|info| Ok(info?)).map_err(ReadError::Read)
     }
 
     /// The newest position that the stream has, and memory too, unless it takes too long to come.

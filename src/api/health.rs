@@ -1,5 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics`: for those who watch.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State as Extract;
 use axum::http::{HeaderName, StatusCode, header};
@@ -11,6 +13,9 @@ use sqlx::Row;
 use crate::api::State;
 use crate::api::consumers::Figures;
 use crate::api::problem::Problem;
+
+/// How long the log may take to answer before the server is not ready.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Alive
 #[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200)))]
@@ -26,7 +31,10 @@ pub(crate) async fn healthz() -> Json<serde_json::Value> {
     responses((status = 200), (status = 503, description = "Which of them does not answer"))
 )]
 pub(crate) async fn readyz(Extract(state): Extract<State>) -> Response {
-    let log = state.log.state().await.err().map(|error| error.to_string());
+    let log = match tokio::time::timeout(PATIENCE, state.log.state()).await {
+        Ok(log) => log.err().map(|error| error.to_string()),
+        Err(_) => Some("the log does not answer".to_owned()),
+    };
     let database = state.db.ping().await.err().map(|error| error.to_string());
     let stopping = state.stop.is_cancelled().then(|| "the server is stopping".to_owned());
     let reasons: Vec<String> = log.into_iter().chain(database).chain(stopping).collect();

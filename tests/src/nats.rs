@@ -9,11 +9,14 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::free_port;
 use crate::process::Process;
 use crate::{eventually, tree};
 
+/// How long servers may take to be well: they elect, and may do so more than once.
+const WELL: Duration = Duration::from_secs(60);
 /// How long a server may take to stop when asked to.
 const STOP: Duration = Duration::from_secs(15);
 
@@ -202,14 +205,25 @@ impl Nats {
     /// # Panics
     /// When that takes too long.
     pub async fn well(&self) {
+        let end = Instant::now() + WELL;
         for server in &self.servers {
-            let what = format!("nats-server is well; it said:\n{}", server.process.errors());
-            eventually(&what, async || {
-                let health = self.ask(server, "/healthz").await?;
-                (health["status"] == "ok").then_some(())
-            })
-            .await;
+            loop {
+                let health = self.ask(server, "/healthz").await.unwrap_or_default();
+                if health["status"] == "ok" {
+                    break;
+                }
+                if Instant::now() > end {
+                    let name = &server.name;
+                    panic!("{name} is not well: {health}; they said:\n{}", self.said());
+                }
+                tokio::time::sleep(Duration::from_millis(15)).await;
+            }
         }
+    }
+
+    fn said(&self) -> String {
+        let each = |server: &Server| format!("{}: {}", server.name, server.process.errors());
+        self.servers.iter().map(each).collect::<Vec<_>>().join("\n")
     }
 
     async fn ask(&self, server: &Server, path: &str) -> Option<Value> {

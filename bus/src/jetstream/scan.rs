@@ -33,9 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a replica may take to answer with one event before the leader is asked: it may stand
 /// still with its connections open.
 const PATIENCE_REPLICA: Duration = Duration::from_millis(500);
-/// How long each attempt to make a consumer may take, in seconds: what was asked of a server that
-/// stands still is never answered. All of them together outlast the election of another leader.
-const PATIENCE_MAKING: [u64; 7] = [1, 1, 2, 2, 4, 4, 4];
+/// How long each answer of a leader is waited for before it is asked again, in seconds: what was asked
+/// of a server that stands still is never answered. All of them outlast the election of another.
+const PATIENCE_LEADER: [u64; 7] = [1, 1, 2, 2, 4, 4, 4];
 /// How long a consumer may take to be made where there is another way to read.
 const PATIENCE_MADE: Duration = Duration::from_secs(1);
 /// After this time a page that is read one by one ends with what it has.
@@ -74,12 +74,17 @@ pub(super) async fn consumer(
     subjects: Vec<String>,
 ) -> Result<Pull, BoxError> {
     let config = transient(from, subjects);
-    for patience in PATIENCE_MAKING.map(Duration::from_secs) {
-        if let Ok(made) = timeout(patience, stream.create_consumer(config.clone())).await {
-            return Ok(made?);
+    Ok(answered(|| stream.create_consumer(config.clone())).await??)
+}
+
+/// What a leader answers, asked again while there is none.
+pub(super) async fn answered<T, F: Future<Output = T>>(ask: impl Fn() -> F) -> Result<T, BoxError> {
+    for patience in PATIENCE_LEADER.map(Duration::from_secs) {
+        if let Ok(answer) = timeout(patience, ask()).await {
+            return Ok(answer);
         }
     }
-    Err("no consumer was made in time".into())
+    Err("no leader has answered in time".into())
 }
 
 fn transient(from: Seq, subjects: Vec<String>) -> pull::Config {
@@ -194,8 +199,9 @@ impl Scanner {
     /// The first event of `subject` at or after `from`, from the stream's leader.
     async fn next(&self, subject: &str, from: Seq) -> Result<Option<Recorded>, ReadError> {
         let from = u64::try_from(from.get()).unwrap_or(1).max(1);
-        let message = self.stream.raw_message_builder().sequence(from).next_by_subject(subject);
-        match message.send().await {
+        let ask =
+            || self.stream.raw_message_builder().sequence(from).next_by_subject(subject).send();
+        match answered(ask).await.map_err(failed)? {
             Ok(message) => Ok(Some(from_stream(&message, &self.restored))),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(failed(error)),
@@ -335,7 +341,7 @@ impl Scanner {
         if let Ok(Ok(message)) = replica {
             return Ok(Some(Arc::new(from_stream(&message, &self.restored))));
         }
-        match self.stream.get_raw_message(sequence).await {
+        match answered(|| self.stream.get_raw_message(sequence)).await.map_err(failed)? {
             Ok(message) => Ok(Some(Arc::new(from_stream(&message, &self.restored)))),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(failed(error)),
