@@ -1,9 +1,11 @@
 //! A headless Chromium, driven by the WebDriver protocol (W3C) through `chromedriver`.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -31,6 +33,7 @@ impl Browser {
         let (port, profile) = (free_port(), tempfile::tempdir().expect("a folder"));
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -132,8 +135,10 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The driver ends the browser when it is asked to end itself.
-        let _ = Command::new("kill").arg(self.driver.id().to_string()).status();
+        // The driver ends the browser when it is asked to end itself, unless that is still starting.
+        let group = Pid::from_child(&self.driver);
+        let _ = kill_process(group, Signal::TERM);
         let _ = self.driver.wait();
+        let _ = kill_process_group(group, Signal::KILL);
     }
 }

@@ -104,7 +104,10 @@ pub async fn settle(
     let mut plan = Plan::default();
     let mut settled = Vec::with_capacity(answers.len());
     for (id, token, outcome) in answers {
-        let row = rows.get(id).filter(|row| row.token == token.get());
+        // With its first answer a lease is over.
+        let holds = rows.get(id).is_some_and(|row| row.token == token.get());
+        let row = holds.then(|| rows.remove(id)).flatten();
+        let row = row.as_ref();
         let verdict = match row.and_then(|row| Some((row, queues.get(&row.queue)?))) {
             Some((row, queue)) => plan.add(*id, row, queue, outcome, now_us),
             None => Verdict::Expired,

@@ -111,6 +111,19 @@ async fn a_lease_of_another_consumer_is_expired() {
 }
 
 #[tokio::test]
+async fn of_two_answers_to_a_lease_in_one_call_the_first_counts() {
+    let house = house_with(json!({})).await;
+    house.publish(json!({"type": "t"})).await;
+    let lease = one(house.lease("c").await);
+    let twice = json!({"leases": [lease.proof(), lease.proof()]});
+    let answer = house.post("/v1/consumers/c/ack", twice).await.json_of(200);
+    let results =
+        ["ok", "expired"].map(|result| json!({"id": lease.whole["id"], "result": result}));
+    assert_eq!(answer["leases"], json!(results));
+    figures(&house, "c", &[("in_flight", 0), ("retrying", 0)]).await;
+}
+
+#[tokio::test]
 async fn garbled_leases_are_a_fault_or_expired_but_never_ok() {
     let house = house_with(json!({})).await;
     for lease in [json!({"id": "x", "token": "y"}), json!({"id": 1, "token": null}), json!({})] {
