@@ -4,6 +4,9 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+/// Longest error text kept, in bytes.
+const ERROR_BYTES_MAX: usize = 2_000;
+
 /// What a consumer answers when it could not handle an event. `?` on any error makes a transient
 /// one, which is tried again; `.permanent()?` one that never heals and becomes a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +86,15 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// An error as it is kept in a row: not too long, and without NUL, which Postgres has in no text.
+pub(crate) fn kept(error: &str) -> String {
+    let error = error.replace('\0', "\u{fffd}");
+    if error.len() <= ERROR_BYTES_MAX {
+        return error;
+    }
+    format!("{}…", &error[..error.floor_char_boundary(ERROR_BYTES_MAX)])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +105,12 @@ mod tests {
         assert!(!parse().unwrap_err().is_permanent());
         let parse = || -> Result<i32, Failure> { "x".parse::<i32>().permanent() };
         assert!(parse().unwrap_err().is_permanent());
+    }
+
+    #[test]
+    fn errors_are_kept_so_that_any_database_takes_them() {
+        assert_eq!(kept("no\0"), "no\u{fffd}");
+        let long = kept(&"é".repeat(2_000));
+        assert!(long.len() <= ERROR_BYTES_MAX + 3 && long.ends_with("é…"), "{long}");
     }
 }

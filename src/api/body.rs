@@ -78,8 +78,15 @@ impl Fields {
         self.members.remove(name).filter(|value| !value.is_null())
     }
 
-    /// A string.
+    /// A string. Without NUL, which Postgres has in no text: what is compared with what is kept there must
+    /// be able to stand there.
     pub(crate) fn text(&mut self, name: &str) -> Option<String> {
+        let text = self.words(name)?;
+        without_nul(text).map_err(|detail| self.fault(name, detail)).ok()
+    }
+
+    /// A string whatever it holds.
+    pub(crate) fn words(&mut self, name: &str) -> Option<String> {
         match self.value(name)? {
             Value::String(text) => Some(text),
             _ => {
@@ -224,6 +231,11 @@ impl Fields {
         }
         self.faults
     }
+}
+
+/// A text that any database can hold.
+pub(crate) fn without_nul(text: String) -> Result<String, String> {
+    if text.contains('\0') { Err("must not hold a NUL character".to_owned()) } else { Ok(text) }
 }
 
 /// A whole body of at most so many bytes.

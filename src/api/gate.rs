@@ -76,6 +76,9 @@ async fn admit<F: Future<Output = Response>>(
     if parts.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
         return Problem::media_type("send the body plain, or coded as gzip").into_response();
     }
+    if parts.uri.path().contains("%00") {
+        return Problem::malformed("nothing has a NUL character in its name").into_response();
+    }
     let waits = auth::waits(parts.uri.path());
     let limit = if waits { state.timeout + WAIT_MAX } else { state.timeout };
     let handled = AssertUnwindSafe(handle(principal, Request::from_parts(parts, body)));

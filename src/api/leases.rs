@@ -200,7 +200,7 @@ pub(crate) async fn nak(
     let answers = fields.objects("leases", LEASES_MAX, |item| {
         let lease = read_lease(item);
         let delay: Option<Span> = item.parsed("delay");
-        let error = item.text("error").unwrap_or_else(|| "refused without a reason".to_owned());
+        let error = item.words("error").unwrap_or_else(|| "refused without a reason".to_owned());
         let permanent = item.flag("permanent");
         let delay = delay.map(|delay| delay.0);
         lease.map(|(id, token)| (id, token, Outcome::Failed { error, permanent, delay }))

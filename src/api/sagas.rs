@@ -18,7 +18,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::State;
-use crate::api::body::Fields;
+use crate::api::body::{Fields, without_nul};
 use crate::api::deliveries::PREFIX as DELIVERY;
 use crate::api::leases::WAIT_MAX;
 use crate::api::listing::{Items, limit};
@@ -409,7 +409,7 @@ async fn wait_for(
 ) -> Result<Json<WaitBody>, Problem> {
     let mut fields = Fields::of_body(headers, body)?;
     let ids = fields.list("ids", WAITED_MAX, |value| match value {
-        Value::String(id) => Ok(id),
+        Value::String(id) => without_nul(id),
         _ => Err("must be a string".to_owned()),
     });
     let ids = fields.require("ids", ids);

@@ -8,6 +8,7 @@ use super::key::busy_keys;
 use super::queue::{hint_due, hint_expiry};
 use super::{LeaseToken, NEVER_US, QueueId, WorkId};
 use crate::db::{Query, built};
+use crate::failure::kept;
 use crate::{Dialect, NodeId, Seq, Tx, bulk};
 
 /// A row to come. `NewWork { seq, ..NewWork::in_queue(queue) }`.
@@ -139,7 +140,7 @@ impl NewWork {
     fn bind_more(&self, query: Query, now_us: i64) -> Query {
         let failed_at = self.failed.as_ref().map(|_| now_us);
         let (attempt, error) = match (&self.failed, &self.leased) {
-            (Some((attempts, error)), _) => (*attempts, Some(error.clone())),
+            (Some((attempts, error)), _) => (*attempts, Some(kept(error))),
             (None, leased) => (i64::from(leased.is_some()), None),
         };
         query

@@ -11,14 +11,13 @@ use super::id::bind_ids;
 use super::queue::{QueueInfo, hint_due, hint_expiry};
 use super::{LeaseToken, NEVER_US, QueueId, WorkId, key, limit};
 use crate::db::built;
+use crate::failure::kept;
 use crate::policy::Next;
 use crate::{Dialect, Seq, Span, Tx, bulk, metrics, replay};
 
 /// How long an ended row is kept when it has something to tell: an output, several attempts, a name
 /// that is not to be used again at once.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Longest error text kept, in bytes.
-const ERROR_BYTES_MAX: usize = 2_000;
 
 /// What became of an attempt.
 #[derive(Clone, Debug)]
@@ -245,7 +244,7 @@ impl Plan {
                     Next::Dead => None,
                 };
                 self.hints.extend(due.map(|due| (row.queue, due)));
-                self.failed.push((id, shorten(error), due));
+                self.failed.push((id, kept(error), due));
                 if due.is_some() { Verdict::Again } else { Verdict::Dead }
             }
             Outcome::Released { delay } => {
@@ -368,12 +367,4 @@ async fn leased(
         }
     }
     Ok(rows)
-}
-
-fn shorten(error: &str) -> String {
-    if error.len() <= ERROR_BYTES_MAX {
-        return error.to_owned();
-    }
-    let end = (0..=ERROR_BYTES_MAX).rev().find(|at| error.is_char_boundary(*at)).unwrap_or(0);
-    format!("{}…", &error[..end])
 }

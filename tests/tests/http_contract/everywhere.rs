@@ -163,6 +163,18 @@ async fn the_api_describes_itself() {
 }
 
 #[tokio::test]
+async fn what_no_database_can_hold_is_refused_before_it_is_looked_for() {
+    let house = House::start().await;
+    house.get("/v1/consumers/a%00b").await.problem(400);
+    house.delete("/v1/tenants/%00").await.problem(400);
+    assert_eq!(house.get("/v1/webhooks?tenant=a%00").await.faults(), ["/tenant"]);
+    let push = json!({"types": ["t"], "kind": "push", "url": "http://a\0"});
+    assert_eq!(house.put("/v1/consumers/c", push).await.faults(), ["/url"]);
+    let wait = json!({"ids": ["s", "s\0"]});
+    assert_eq!(house.post("/v1/wait", wait).await.faults(), ["/ids/1"]);
+}
+
+#[tokio::test]
 async fn the_description_says_what_holds_everywhere() {
     let house = House::start().await;
     let api = house.get("/openapi.json").await.json_of(200);

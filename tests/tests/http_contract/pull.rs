@@ -111,6 +111,20 @@ async fn a_lease_of_another_consumer_is_expired() {
 }
 
 #[tokio::test]
+async fn whatever_the_error_holds_the_event_is_refused() {
+    let house = house_with(json!({"backoff_min": "10ms"})).await;
+    house.publish(json!({"type": "t", "id": "e"})).await;
+    let lease = one(house.lease("c").await);
+    assert_eq!(house.nak("c", &lease, json!({"error": "a\0b"})).await, "ok");
+    let event = house.get("/v1/events/1").await.json_of(200);
+    let consumers = event["consumers"].as_array().unwrap().iter();
+    let told = consumers.clone().find(|consumer| consumer["name"] == "c").unwrap();
+    assert_eq!(told["last_error"], "a\u{fffd}b");
+    let again = house.lease_with("c", json!({"max": 1, "wait": "20s"})).await;
+    assert_eq!(house.ack("c", &again).await, ["ok"]);
+}
+
+#[tokio::test]
 async fn of_two_answers_to_a_lease_in_one_call_the_first_counts() {
     let house = house_with(json!({})).await;
     house.publish(json!({"type": "t"})).await;
