@@ -124,6 +124,7 @@ pub async fn lease(
     let deadline = tokio::time::Instant::now() + wait;
     let mut woken = db.signals().subscribe(signals::WORK);
     let mut changed = db.signals().subscribe(signals::CONFIG);
+    changed.mark_changed(); // It may have been ended since it was found.
     loop {
         woken.borrow_and_update();
         let claimed = work::claim(db, &claim).await?;

@@ -96,7 +96,8 @@ mod tests {
         let counted = Arc::clone(&runs);
         let handler = move |body: String| async move {
             if counted.fetch_add(1, Ordering::Relaxed) < yields {
-                return Err(Problem::from(sqlx::Error::Database(Box::new(Deadlock))));
+                let error = sqlx::Error::Database(Box::new(Deadlock));
+                return Err(Problem::from(bus::replay::ReplayError::from(error)));
             }
             Ok(body)
         };

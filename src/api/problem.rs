@@ -142,15 +142,14 @@ impl Problem {
     }
 
     /// An answer of 5xx says little; the log says it all, once.
-    fn of_backend(what: &'static str, error: &dyn std::error::Error) -> Problem {
-        let mut chain = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            chain.push_str(": ");
-            chain.push_str(&cause.to_string());
-            source = cause.source();
+    fn of_backend(what: &'static str, error: &(dyn std::error::Error + 'static)) -> Problem {
+        let causes = || std::iter::successors(Some(error), |error| error.source());
+        if causes().filter_map(|cause| cause.downcast_ref()).any(bus::yields) {
+            let detail = "others were changing the same; nothing was accepted, try again";
+            return Problem { yielded: true, ..Problem::unavailable(detail) };
         }
-        tracing::error!(error = %chain, "{what} does not answer");
+        let chain: Vec<String> = causes().map(ToString::to_string).collect();
+        tracing::error!(error = chain.join(": "), "{what} does not answer");
         Problem::unavailable(format!("{what} does not answer; nothing was accepted, try again"))
     }
 }
@@ -216,10 +215,6 @@ impl From<ReadError> for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Problem {
-        if bus::yields(&error) {
-            let detail = "others were changing the same; nothing was accepted, try again";
-            return Problem { yielded: true, ..Problem::unavailable(detail) };
-        }
         Problem::of_backend("the database", &error)
     }
 }
