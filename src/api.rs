@@ -7,6 +7,7 @@
 mod again;
 mod analytics;
 mod auth;
+mod bodies;
 mod body;
 mod consumers;
 mod dead_letters;
@@ -33,6 +34,7 @@ mod trace_context;
 mod webhook_body;
 mod webhooks;
 
+pub use bodies::Bodies;
 pub use front::Front;
 use router::router;
 pub use state::{Access, Shared, State};

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use webhooks::{DeliverWebhooks, DirectLane, FanOutWebhooks, ReplayToWebhooks};
 
-use crate::api::{self, Access, Shared, State};
+use crate::api::{self, Access, Bodies, Shared, State};
 use crate::config::Settings;
 use crate::keys::KeyRing;
 use crate::telemetry;
@@ -256,6 +256,7 @@ impl Node {
             seal,
             metrics,
             places: Semaphore::new(settings.http.in_flight_max),
+            bodies: Bodies::new(settings.http.in_flight_bytes_max.0),
             timeout: settings.http.timeout.0,
             stop: stop.clone(),
         });

@@ -76,7 +76,8 @@ impl<T, E: Into<Failure>> Permanent<T> for Result<T, E> {
 }
 
 /// An error and its causes: `reading the log: disk I/O error`.
-pub(crate) fn chain(error: &dyn Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -76,7 +76,7 @@ pub use seal::Seal;
 #[cfg(feature = "database")]
 mod failure;
 #[cfg(feature = "database")]
-pub use failure::{Failure, Permanent};
+pub use failure::{Failure, Permanent, chain};
 
 #[cfg(feature = "database")]
 mod policy;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::api::bodies::Full;
 use crate::api::problem::Problem;
 
 /// The members of an object, taken one by one; what is left over in the end is unknown.
@@ -241,9 +242,13 @@ pub(crate) fn without_nul(text: String) -> Result<String, String> {
 /// A whole body of at most so many bytes.
 pub(crate) async fn read_body(body: Body, most: usize) -> Result<Bytes, Problem> {
     axum::body::to_bytes(body, most).await.map_err(|error| {
-        match error.into_inner().downcast_ref::<LengthLimitError>() {
-            Some(_) => Problem::too_large("the body is too large"),
-            None => Problem::malformed("the request cannot be read"),
+        let error = error.into_inner();
+        if error.is::<LengthLimitError>() {
+            Problem::too_large("the body is too large")
+        } else if Full::is_cause_of(&*error) {
+            Problem::overloaded()
+        } else {
+            Problem::malformed("the request cannot be read")
         }
     })
 }

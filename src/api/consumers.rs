@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::api::State;
 use crate::api::body::Fields;
-use crate::api::listing::{Items, Version, limit};
+use crate::api::listing::{Items, Limit, Version, cursor};
 use crate::api::problem::Problem;
 use crate::keys::Principal;
 
@@ -103,25 +103,19 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Items<ConsumerBody>>, Problem> {
     let mut query = Fields::of_query(query.as_deref())?;
-    let cursor = query.text("cursor").and_then(|text| {
-        let place = text.split_once('.').and_then(|(at, name)| Some((at.parse().ok()?, name)));
-        if place.is_none() {
-            query.fault("cursor", "is of no page of this list");
-        }
-        place.map(|(at, name): (i64, &str)| (Timestamp::from_micros(at), name.to_owned()))
+    let before = cursor(&mut query, |text| {
+        let (at, name) = text.split_once('.')?;
+        Some((Timestamp::from_micros(at.parse().ok()?), name.to_owned()))
     });
-    let limit = usize::try_from(limit(&mut query)).unwrap_or(1);
+    let limit = Limit::of(&mut query);
     query.finish()?;
-    let mut consumers = registry::list_newest_first(&state.db, cursor, limit + 1).await?;
-    let more = consumers.len() > limit;
-    consumers.truncate(limit);
-    let last = consumers.last().filter(|_| more);
-    let next = last.map(|last| format!("{}.{}", last.created_at.as_micros(), last.name));
-    let mut items = Vec::with_capacity(consumers.len());
-    for consumer in consumers {
+    let found = registry::list_newest_first(&state.db, before, limit.and_one()).await?;
+    let page = limit.page(found, |last| format!("{}.{}", last.created_at.as_micros(), last.name));
+    let mut items = Vec::with_capacity(page.items.len());
+    for consumer in page.items {
         items.push(describe(&state, consumer).await?);
     }
-    Ok(Json(Items { items, next }))
+    Ok(Json(Items { items, next: page.next }))
 }
 
 /// Get a consumer

@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use crate::api::State;
 use crate::api::body::{Fields, read_event};
 use crate::api::consumers::find;
-use crate::api::listing::{Items, limit};
+use crate::api::listing::{Items, Limit, cursor};
 use crate::api::problem::Problem;
 
 /// What the ids of dead letters start with.
@@ -101,17 +101,12 @@ pub(crate) async fn list(
     let queue = queue(&state, &name).await?;
     let mut query = Fields::of_query(query.as_deref())?;
     let which = selection(&mut query);
-    let cursor = query.text("cursor").and_then(|text| {
-        WorkId::parse(PREFIX, &text).map_err(|error| query.fault("cursor", error.to_string())).ok()
-    });
-    let limit = limit(&mut query);
+    let before = cursor(&mut query, |text| WorkId::parse(PREFIX, text).ok());
+    let limit = Limit::of(&mut query);
     query.finish()?;
-    let mut letters = dead_letter::list(&state.db, queue, &which, cursor, limit + 1).await?;
-    let wanted = usize::try_from(limit).unwrap_or(1);
-    let more = letters.len() > wanted;
-    letters.truncate(wanted);
-    let next = letters.last().filter(|_| more).map(|letter| letter.id.prefixed(PREFIX));
-    Ok(Json(Items { items: letters.into_iter().map(describe).collect(), next }))
+    let found = dead_letter::list(&state.db, queue, &which, before, limit.and_one()).await?;
+    let page = limit.page(found, |last| last.id.prefixed(PREFIX));
+    Ok(Json(page.map(describe)))
 }
 
 fn selection(query: &mut Fields) -> Selection {
@@ -151,21 +146,17 @@ pub(crate) async fn groups(
     let queue = queue(&state, &name).await?;
     let mut query = Fields::of_query(query.as_deref())?;
     let which = selection(&mut query);
-    let skip = query.number("cursor", 0, i64::MAX).unwrap_or(0);
-    let limit = limit(&mut query);
+    let skip = cursor(&mut query, |text| text.parse::<u32>().ok()).unwrap_or(0);
+    let limit = Limit::of(&mut query);
     query.finish()?;
-    let mut groups = dead_letter::groups(&state.db, queue, &which, limit + 1, skip).await?;
-    let wanted = usize::try_from(limit).unwrap_or(1);
-    let more = groups.len() > wanted;
-    groups.truncate(wanted);
-    let next = more.then(|| skip.saturating_add(limit).to_string());
-    let items = groups.into_iter().map(|group| GroupBody {
+    let found = dead_letter::groups(&state.db, queue, &which, limit.and_one(), skip.into()).await?;
+    let page = limit.page(found, |_| (i64::from(skip) + i64::from(limit.get())).to_string());
+    Ok(Json(page.map(|group| GroupBody {
         error: group.error,
         count: group.count,
         first_failed_at: group.first_failed_at,
         last_failed_at: group.last_failed_at,
-    });
-    Ok(Json(Items { items: items.collect(), next }))
+    })))
 }
 
 /// Redrive dead letters

@@ -21,7 +21,7 @@ use webhooks::statistics;
 
 use crate::api::State;
 use crate::api::body::Fields;
-use crate::api::listing::{Items, limit};
+use crate::api::listing::{Items, Limit, cursor};
 use crate::api::problem::Problem;
 use crate::api::replays::{self, ReplayBody};
 use crate::api::webhooks::{DISABLED, find as find_webhook};
@@ -85,23 +85,17 @@ pub(crate) async fn list(
         query.fault("status", "must be pending, delivered, failed or skipped");
     }
     let since = query.parsed::<Timestamp>("since");
-    let before = query.text("cursor").and_then(|cursor| {
-        let parsed = WorkId::parse(PREFIX, &cursor);
-        parsed.map_err(|_| query.fault("cursor", "is of no page of this list")).ok()
-    });
-    let limit = limit(&mut query);
+    let before = cursor(&mut query, |text| WorkId::parse(PREFIX, text).ok());
+    let limit = Limit::of(&mut query);
     query.finish()?;
-    let which = Listing { endpoint, status, since, before, limit: limit + 1 };
-    let mut found = deliveries::list(&state.db, state.log.as_ref(), &which).await?;
-    let most = usize::try_from(limit).unwrap_or(1);
-    let more = found.len() > most;
-    found.truncate(most);
-    let next = found.last().filter(|_| more).map(|last| last.id.prefixed(PREFIX));
-    let mut items = Vec::with_capacity(found.len());
-    for delivery in found {
+    let which = Listing { endpoint, status, since, before, limit: limit.and_one() };
+    let found = deliveries::list(&state.db, state.log.as_ref(), &which).await?;
+    let page = limit.page(found, |last| last.id.prefixed(PREFIX));
+    let mut items = Vec::with_capacity(page.items.len());
+    for delivery in page.items {
         items.push(describe(&state, delivery).await?);
     }
-    Ok(Json(Items { items, next }))
+    Ok(Json(Items { items, next: page.next }))
 }
 
 /// Get a delivery

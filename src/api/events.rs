@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::api::body::Fields;
 use crate::api::deliveries::{self, DeliveryBody};
-use crate::api::listing::{Items, limit, position};
+use crate::api::listing::{Items, Limit, cursor, position};
 use crate::api::problem::Problem;
 use crate::api::sagas::SagaBody;
 use crate::api::{State, dead_letters};
@@ -118,7 +118,7 @@ pub(crate) async fn list(
     let mut query = Fields::of_query(query.as_deref())?;
     let types = query.parsed::<Pattern>("type").map_or_else(Patterns::everything, Patterns::from);
     let after = query.parsed::<Seq>("after");
-    let cursor = query.parsed::<Seq>("cursor");
+    let cursor = cursor(&mut query, |text| text.parse::<Seq>().ok());
     let since = position(&mut query, "since", state.log.as_ref()).await?;
     let until = position(&mut query, "until", state.log.as_ref()).await?;
     let mut wanted = Wanted {
@@ -129,7 +129,7 @@ pub(crate) async fn list(
         after: after.unwrap_or_default().max(since.unwrap_or_default()),
         until: until.unwrap_or(Seq::MAX),
         oldest_first: after.is_some(),
-        limit: usize::try_from(limit(&mut query)).unwrap_or(1),
+        limit: Limit::of(&mut query).get().into(),
     };
     query.finish()?;
     match cursor {

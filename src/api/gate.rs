@@ -68,7 +68,7 @@ async fn admit<F: Future<Output = Response>>(
     handle: impl FnOnce(Principal, Request) -> F,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let body = linger(body);
+    let (body, _share) = state.bodies.count(linger(body));
     let principal = match auth::admit(state, &parts).await {
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),

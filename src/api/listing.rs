@@ -11,11 +11,6 @@ use utoipa::ToSchema;
 use crate::api::body::Fields;
 use crate::api::problem::Problem;
 
-/// Items of a page, where the caller does not say.
-const LIMIT_DEFAULT: i64 = 50;
-/// Items of a page at most.
-const LIMIT_MAX: i64 = 500;
-
 /// A page of a list.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Items<T> {
@@ -28,10 +23,52 @@ impl<T> Items<T> {
     pub(crate) fn all(items: Vec<T>) -> Items<T> {
         Items { items, next: None }
     }
+
+    pub(crate) fn map<U>(self, describe: impl FnMut(T) -> U) -> Items<U> {
+        Items { items: self.items.into_iter().map(describe).collect(), next: self.next }
+    }
 }
 
-pub(crate) fn limit(query: &mut Fields) -> i64 {
-    query.number("limit", 1, LIMIT_MAX).unwrap_or(LIMIT_DEFAULT)
+/// How many items a page has at most.
+#[derive(Clone, Copy)]
+pub(crate) struct Limit(u16);
+
+impl Limit {
+    const DEFAULT: Limit = Limit(50);
+    const MAX: i64 = 500;
+
+    /// What the caller says, or else the default.
+    pub(crate) fn of(query: &mut Fields) -> Limit {
+        let said = query.number("limit", 1, Limit::MAX);
+        said.and_then(|said| u16::try_from(said).ok()).map_or(Limit::DEFAULT, Limit)
+    }
+
+    pub(crate) fn get(self) -> u16 {
+        self.0
+    }
+
+    /// To look for one item more than a page has: whether it is found tells if there is a next page.
+    pub(crate) fn and_one<N: From<u16>>(self) -> N {
+        N::from(self.0 + 1)
+    }
+
+    /// The page of what was found so, with the cursor that the last of its items makes.
+    pub(crate) fn page<T>(self, mut found: Vec<T>, cursor: impl FnOnce(&T) -> String) -> Items<T> {
+        let more = found.len() > usize::from(self.0);
+        found.truncate(self.0.into());
+        let next = found.last().filter(|_| more).map(cursor);
+        Items { items: found, next }
+    }
+}
+
+/// The cursor of a query, as `parse` reads it.
+pub(crate) fn cursor<T>(query: &mut Fields, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    let text = query.text("cursor")?;
+    let parsed = parse(&text);
+    if parsed.is_none() {
+        query.fault("cursor", "must be the `next` of a page of this list");
+    }
+    parsed
 }
 
 /// The position before the first event recorded at or after the time that `name` says.

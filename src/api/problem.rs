@@ -143,13 +143,12 @@ impl Problem {
 
     /// An answer of 5xx says little; the log says it all, once.
     fn of_backend(what: &'static str, error: &(dyn std::error::Error + 'static)) -> Problem {
-        let causes = || std::iter::successors(Some(error), |error| error.source());
-        if causes().filter_map(|cause| cause.downcast_ref()).any(bus::yields) {
+        let mut causes = std::iter::successors(Some(error), |&error| error.source());
+        if causes.any(|cause| cause.downcast_ref().is_some_and(bus::yields)) {
             let detail = "others were changing the same; nothing was accepted, try again";
             return Problem { yielded: true, ..Problem::unavailable(detail) };
         }
-        let chain: Vec<String> = causes().map(ToString::to_string).collect();
-        tracing::error!(error = chain.join(": "), "{what} does not answer");
+        tracing::error!(error = bus::chain(error), "{what} does not answer");
         Problem::unavailable(format!("{what} does not answer; nothing was accepted, try again"))
     }
 }

@@ -17,7 +17,7 @@ use webhooks::replays::Only;
 use crate::api::State;
 use crate::api::body::Fields;
 use crate::api::consumers::find;
-use crate::api::listing::{Items, limit, position_at};
+use crate::api::listing::{Items, Limit, cursor, position_at};
 use crate::api::problem::Problem;
 use crate::api::webhooks::{DISABLED, find as find_webhook};
 use crate::keys::Principal;
@@ -255,15 +255,12 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Items<ReplayBody>>, Problem> {
     let mut query = Fields::of_query(query.as_deref())?;
-    let cursor: Option<ReplayId> = query.parsed("cursor");
-    let limit = limit(&mut query);
+    let before = cursor(&mut query, |text| text.parse::<ReplayId>().ok());
+    let limit = Limit::of(&mut query);
     query.finish()?;
-    let mut replays = replay::list(&state.db, cursor.as_ref(), limit + 1).await?;
-    let wanted = usize::try_from(limit).unwrap_or(1);
-    let more = replays.len() > wanted;
-    replays.truncate(wanted);
-    let next = replays.last().filter(|_| more).map(|replay| replay.id.to_string());
-    Ok(Json(Items { items: replays.into_iter().map(ReplayBody::from).collect(), next }))
+    let found = replay::list(&state.db, before.as_ref(), limit.and_one()).await?;
+    let page = limit.page(found, |last| last.id.to_string());
+    Ok(Json(page.map(ReplayBody::from)))
 }
 
 /// Get a replay

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use orchestrator::definition::{Action, told};
-use orchestrator::{Definition, Name, Node, Registered, check_children};
+use orchestrator::{Definition, Node, Registered, check_children};
 use schemas::{Faults, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 
 use crate::api::State;
 use crate::api::body::Fields;
-use crate::api::listing::{Items, Version, limit};
+use crate::api::listing::{Items, Limit, Version, cursor};
 use crate::api::problem::Problem;
 use crate::keys::Principal;
 
@@ -214,17 +214,11 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Items<DefinitionBody>>, Problem> {
     let mut query = Fields::of_query(query.as_deref())?;
-    let cursor: Option<Name> = query.parsed("cursor");
-    let limit = usize::try_from(limit(&mut query)).unwrap_or(1);
     let all = state.sagas.definitions().list().await?;
-    let place = |name: &Name| all.iter().position(|known| known.definition.name == *name);
-    let after = cursor.as_ref().and_then(place);
-    if cursor.is_some() && after.is_none() {
-        query.fault("cursor", "must be the `next` of a page");
-    }
+    let place = |name: &str| all.iter().position(|known| known.definition.name.as_str() == name);
+    let from = cursor(&mut query, place).map_or(0, |last| last + 1);
+    let limit = Limit::of(&mut query);
     query.finish()?;
-    let rest = &all[after.map_or(0, |at| at + 1)..];
-    let next = rest.get(limit).map(|_| rest[limit - 1].definition.name.to_string());
-    let items = rest.iter().take(limit).map(DefinitionBody::from).collect();
-    Ok(Json(Items { items, next }))
+    let page = limit.page(all[from..].iter().collect(), |last| last.definition.name.to_string());
+    Ok(Json(page.map(DefinitionBody::from)))
 }

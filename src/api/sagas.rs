@@ -21,7 +21,7 @@ use crate::api::State;
 use crate::api::body::{Fields, without_nul};
 use crate::api::deliveries::PREFIX as DELIVERY;
 use crate::api::leases::WAIT_MAX;
-use crate::api::listing::{Items, limit};
+use crate::api::listing::{Items, Limit, cursor};
 use crate::api::problem::Problem;
 use crate::keys::Principal;
 
@@ -335,23 +335,18 @@ pub(crate) async fn list(
         known
     });
     let since = query.parsed::<Timestamp>("since");
-    let before = query.text("cursor").and_then(|cursor| {
-        let place =
-            cursor.split_once('~').and_then(|(at, id)| Some((at.parse().ok()?, id.to_owned())));
-        if place.is_none() {
-            query.fault("cursor", "must be the `next` of a page");
-        }
-        place
+    let before = cursor(&mut query, |text| {
+        let (at, id) = text.split_once('~')?;
+        Some((at.parse().ok()?, id.to_owned()))
     });
-    let limit = limit(&mut query);
+    let limit = Limit::of(&mut query);
     query.finish()?;
     let since_us = since.map(Timestamp::as_micros);
-    let wanted = Wanted { definition, status, since_us, cause: None, before, limit: limit + 1 };
-    let mut rows = store::list(state.sagas.db(), &wanted).await?;
-    let more = i64::try_from(rows.len()).unwrap_or(0) > limit;
-    rows.truncate(usize::try_from(limit).unwrap_or(1));
-    let next = rows.last().filter(|_| more).map(|row| format!("{}~{}", row.created_us, row.id));
-    Ok(Json(Items { items: rows.into_iter().map(SagaBody::from).collect(), next }))
+    let most = limit.and_one();
+    let wanted = Wanted { definition, status, since_us, cause: None, before, limit: most };
+    let found = store::list(state.sagas.db(), &wanted).await?;
+    let page = limit.page(found, |last| format!("{}~{}", last.created_us, last.id));
+    Ok(Json(page.map(SagaBody::from)))
 }
 
 /// What to wait for.

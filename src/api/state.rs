@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::bodies::Bodies;
 use crate::api::request_metrics::RequestMetrics;
 use crate::keys::KeyRing;
 
@@ -52,6 +53,8 @@ pub struct Shared {
     pub metrics: PrometheusHandle,
     /// Requests at once.
     pub places: Semaphore,
+    /// The room for their bodies.
+    pub bodies: Arc<Bodies>,
     /// Longest time of a request, waits that it asks for aside.
     pub timeout: std::time::Duration,
     /// Ends streams and long polls when the server stops.

@@ -20,7 +20,7 @@ use webhooks::{
 
 use crate::api::State;
 use crate::api::body::{Fields, read_event};
-use crate::api::listing::{Items, Version, limit};
+use crate::api::listing::{Items, Limit, Version, cursor};
 use crate::api::problem::Problem;
 use crate::api::webhook_body::{self, Wanted};
 use crate::keys::Principal;
@@ -181,17 +181,13 @@ pub(crate) async fn list(
             None
         }
     };
-    let (tenant, before) = (query.text("tenant"), query.parsed::<EndpointId>("cursor"));
-    let limit = limit(&mut query);
+    let tenant = query.text("tenant");
+    let before = cursor(&mut query, |text| text.parse::<EndpointId>().ok());
+    let limit = Limit::of(&mut query);
     query.finish()?;
-    let which = Listing { tenant, enabled, before, limit: limit + 1 };
-    let mut found = store::list(&state.db, &which).await?;
-    let most = usize::try_from(limit).unwrap_or(1);
-    let more = found.len() > most;
-    found.truncate(most);
-    let next = found.last().filter(|_| more).map(|last| last.id.to_string());
-    let items = found.into_iter().map(|endpoint| describe(&state, endpoint)).collect();
-    Ok(Json(Items { items, next }))
+    let which = Listing { tenant, enabled, before, limit: limit.and_one() };
+    let page = limit.page(store::list(&state.db, &which).await?, |last| last.id.to_string());
+    Ok(Json(page.map(|endpoint| describe(&state, endpoint))))
 }
 
 /// Get a webhook

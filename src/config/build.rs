@@ -49,8 +49,12 @@ pub(super) fn settings(reader: &mut Reader) -> Settings {
     reader.set(&mut sagas.env, "sagas.env", names);
     reader.set(&mut sagas.allow_private_networks, "sagas.allow_private_networks", networks);
     reader.set(&mut sagas.retention, "sagas.retention", positive_span);
-    reader.set(&mut settings.http.timeout, "http.timeout", positive_span);
-    reader.set(&mut settings.http.in_flight_max, "http.in_flight_max", Value::count);
+    let http = &mut settings.http;
+    reader.set(&mut http.timeout, "http.timeout", positive_span);
+    reader.set(&mut http.in_flight_max, "http.in_flight_max", Value::count);
+    reader.set(&mut http.in_flight_bytes_max, "http.in_flight_bytes_max", |value| {
+        check::in_flight_bytes(byte_size(value)?)
+    });
     settings.otel.endpoint =
         reader.optional("otel.endpoint", |value| check::http_url(value.text()?));
     reader.set(&mut settings.otel.service_name, "otel.service_name", |value| {

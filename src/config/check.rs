@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use base64::Engine as _;
+use bus::log::PUBLISH_BYTES_MAX;
 
-use super::Secret;
+use super::{ByteSize, Secret};
 
 const ADMIN_KEY_BYTES_MIN: usize = 20;
 
@@ -49,6 +50,15 @@ pub(super) fn stream(text: &str) -> Result<String, String> {
 /// Copies of a JetStream stream.
 pub(super) fn replicas(count: usize) -> Result<usize, String> {
     if [1, 3, 5].contains(&count) { Ok(count) } else { Err("must be 1, 3 or 5".to_owned()) }
+}
+
+/// Bytes of requests at once.
+pub(super) fn in_flight_bytes(size: ByteSize) -> Result<ByteSize, String> {
+    if size.0 >= PUBLISH_BYTES_MAX as u64 {
+        Ok(size)
+    } else {
+        Err("must be at least 16MiB, the largest publish".to_owned())
+    }
 }
 
 /// The URL of the state database.

@@ -1,7 +1,7 @@
 //! The names of all settings.
 
 /// Every setting. `[]` stands for the position in a list of tables.
-pub(super) const KEYS: [&str; 31] = [
+pub(super) const KEYS: [&str; 32] = [
     "listen",
     "data",
     "log.url",
@@ -29,6 +29,7 @@ pub(super) const KEYS: [&str; 31] = [
     "sagas.retention",
     "http.timeout",
     "http.in_flight_max",
+    "http.in_flight_bytes_max",
     "otel.endpoint",
     "otel.service_name",
     "logs.format",

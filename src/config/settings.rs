@@ -9,7 +9,7 @@ use bus::Span;
 use egress::Network;
 use serde::Serialize;
 
-use super::{RetentionRule, Secret, redact};
+use super::{ByteSize, RetentionRule, Secret, redact};
 
 /// Every setting, checked. Serializes for printing: secrets and passwords are hidden.
 #[derive(Clone, Serialize)]
@@ -122,6 +122,8 @@ pub struct Http {
     pub timeout: Span,
     /// Requests answered at once; those above get 429 with `Retry-After`.
     pub in_flight_max: usize,
+    /// Bytes of their bodies; those above get 429 with `Retry-After`. At least 16 MiB, the largest publish.
+    pub in_flight_bytes_max: ByteSize,
 }
 
 /// Traces.
@@ -191,7 +193,11 @@ impl Settings {
                 retention: Span(Duration::from_secs(30 * 86_400)),
             },
             // Longer than any answer should take, shorter than the patience of most clients (60 s).
-            http: Http { timeout: Span(Duration::from_secs(30)), in_flight_max: 1024 },
+            http: Http {
+                timeout: Span(Duration::from_secs(30)),
+                in_flight_max: 1024,
+                in_flight_bytes_max: ByteSize(256 << 20),
+            },
             otel: Otel { endpoint: None, service_name: "skald".to_owned() },
             logs: Logs { format: LogFormat::Pretty, filter: FILTER.to_owned() },
         }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::deliver::DeliverWebhooks;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::new_delivery::{self, NewDelivery};
-use crate::{attempt, store};
+use crate::store;
 
 /// How often they are looked for.
 const LOOK: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ pub(crate) async fn take_over(
             Ok::<(), LeaseError>(())
         };
         if let Err(error) = looked.await {
-            let error = attempt::chain(&error);
+            let error = bus::chain(&error);
             tracing::warn!(error, "taking over deliveries of a process that is gone");
         }
         tokio::select! {

@@ -1,9 +1,9 @@
 //! One attempt: signs an event and posts it.
 
-use std::error::Error;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bus::chain;
 use bytes::Bytes;
 use egress::Egress;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -146,17 +146,6 @@ fn kept(body: &[u8]) -> String {
         String::from_utf8_lossy(&body[..body.len().min(KEPT_BYTES)]).replace('\0', "\u{fffd}");
     while text.len() > KEPT_BYTES {
         text.pop();
-    }
-    text
-}
-
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
     }
     text
 }

@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use bus::Seal;
+use bus::{Seal, chain};
 use egress::{Egress, Target};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use schemas::Timestamp;
 
-use crate::attempt::chain;
 use crate::endpoint::Endpoint;
 use crate::secrets::{OpenError, SigningSecret};
 

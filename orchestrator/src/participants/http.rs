@@ -1,5 +1,6 @@
 //! Participants over HTTP: the headers that they see, and what their answers mean.
 
+use bus::chain;
 use bytes::Bytes;
 use egress::Egress;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -122,15 +123,4 @@ fn told(response: &egress::Response) -> String {
         "" => format!("answered {status}"),
         text => format!("{status}: {text}"),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

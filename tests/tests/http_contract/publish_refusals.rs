@@ -1,8 +1,12 @@
 //! Publishing: what is refused, and how it is told.
 
+use std::time::Duration;
+
 use http::Method;
 use serde_json::{Value, json};
-use skald_tests::{Answer, House};
+use skald_tests::{Answer, House, Setup, eventually};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::cloud_event;
 
@@ -219,4 +223,34 @@ async fn an_event_of_a_batch_that_is_too_large_is_named() {
     let problem = house.try_publish_batch(&events).await.problem(413);
     assert_eq!(problem["errors"][0]["pointer"], "/1", "{problem}");
     assert_log_is_empty(&house).await;
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_together() {
+    let setup = Setup::dev().environment("SKALD_HTTP__IN_FLIGHT_BYTES_MAX", "16MiB");
+    let house = setup.start().await;
+    let event = |bytes: usize| json!({"type": "t", "data": "x".repeat(bytes)});
+    let address = house.base().trim_start_matches("http://").to_owned();
+    let length = 16 * MEBIBYTE;
+    let head =
+        format!("POST /v1/events HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\n\r\n");
+    // Most of the room goes to one who sends no end of it. (It is he who is refused where the other's
+    // body was there before the last of his.)
+    let (slow, refused) = eventually("what is large is refused", async || {
+        let mut slow = TcpStream::connect(&address).await.unwrap();
+        slow.write_all(head.as_bytes()).await.unwrap();
+        slow.write_all(&vec![b' '; length - 100_000]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let refused = house.post("/v1/events", event(200_000)).await;
+        (refused.status == 429).then_some((slow, refused))
+    })
+    .await;
+    assert_eq!(refused.header("retry-after"), "1");
+    refused.problem(429);
+    house.publish(event(1_000)).await;
+    drop(slow);
+    eventually("its room is there for others", async || {
+        (house.post("/v1/events", event(200_000)).await.status == 202).then_some(())
+    })
+    .await;
 }
