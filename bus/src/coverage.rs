@@ -87,8 +87,8 @@ pub enum Progress {
     },
     /// It is a dead letter.
     Dead {
-        /// The row.
-        id: WorkId,
+        /// The letter, unless it was thrown away.
+        letter: Option<WorkId>,
         /// Attempts made.
         attempts: i64,
         /// The last failure.
@@ -199,10 +199,10 @@ impl Coverage {
                 let progress = match row.get::<String, _>(1).as_str() {
                     "done" => Progress::Done { attempts },
                     "dead" => {
-                        let id = WorkId::from_bytes(&row.get::<Vec<u8>, _>(4))?;
-                        Progress::Dead { id, attempts, error }
+                        let letter = Some(WorkId::from_bytes(&row.get::<Vec<u8>, _>(4))?);
+                        Progress::Dead { letter, attempts, error }
                     }
-                    "discarded" => Progress::NotForIt,
+                    "discarded" => Progress::Dead { letter: None, attempts, error },
                     "leased" if attempts == 1 => Progress::Waiting,
                     _ if attempts == 0 => Progress::Waiting,
                     _ => Progress::Retrying { attempts, error },

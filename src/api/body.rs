@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use axum::body::Body;
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::LengthLimitError;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::api::bodies::Full;
 use crate::api::problem::Problem;
+use crate::api::router::BODY_BYTES_MAX;
 
 /// The members of an object, taken one by one; what is left over in the end is unknown.
 pub(crate) struct Fields {
@@ -237,6 +239,21 @@ impl Fields {
 /// A text that any database can hold.
 pub(crate) fn without_nul(text: String) -> Result<String, String> {
     if text.contains('\0') { Err("must not hold a NUL character".to_owned()) } else { Ok(text) }
+}
+
+/// A call that takes no body: what comes with it is looked at like any other body, so that nobody
+/// believes that it counts.
+pub(crate) struct NoBody;
+
+impl<S: Sync> FromRequest<S> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<NoBody, Problem> {
+        let (parts, body) = request.into_parts();
+        let body = read_body(body, BODY_BYTES_MAX).await?;
+        Fields::of_body(&parts.headers, &body)?.finish()?;
+        Ok(NoBody)
+    }
 }
 
 /// A whole body of at most so many bytes.

@@ -15,7 +15,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::State;
-use crate::api::body::Fields;
+use crate::api::body::{Fields, NoBody};
 use crate::api::listing::{Items, Limit, Version, cursor};
 use crate::api::problem::Problem;
 use crate::keys::Principal;
@@ -212,6 +212,7 @@ pub(crate) async fn delete(
     Extract(state): Extract<State>,
     Path(name): Path<String>,
     headers: HeaderMap,
+    _: NoBody,
 ) -> Result<StatusCode, Problem> {
     let mut tx = state.db.begin().await?;
     registry::lock(&mut tx).await?;
@@ -237,6 +238,7 @@ pub(crate) async fn pause(
     Extract(state): Extract<State>,
     Extension(principal): Extension<Principal>,
     Path(name): Path<String>,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     set_paused(&state, &name, true, &principal).await
 }
@@ -250,6 +252,7 @@ pub(crate) async fn resume(
     Extract(state): Extract<State>,
     Extension(principal): Extension<Principal>,
     Path(name): Path<String>,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     set_paused(&state, &name, false, &principal).await
 }

@@ -20,7 +20,7 @@ use webhooks::replays::Only;
 use webhooks::statistics;
 
 use crate::api::State;
-use crate::api::body::Fields;
+use crate::api::body::{Fields, NoBody};
 use crate::api::listing::{Items, Limit, cursor};
 use crate::api::problem::Problem;
 use crate::api::replays::{self, ReplayBody};
@@ -124,6 +124,7 @@ pub(crate) async fn get(
 pub(crate) async fn resend(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     let found = find(&state, &id).await?;
     let endpoint = find_webhook(&state, found.endpoint.as_str()).await?;

@@ -59,7 +59,7 @@ pub(crate) struct ConsumerProgress {
     state: &'static str,
     attempts: i64,
     last_error: Option<String>,
-    /// The id of its dead letter, to redrive it.
+    /// The id of its dead letter, to redrive it, unless it was thrown away.
     #[serde(skip_serializing_if = "Option::is_none")]
     dead_letter: Option<String>,
 }
@@ -223,8 +223,8 @@ fn told(name: String, progress: Progress) -> Option<ConsumerProgress> {
         Progress::Done { attempts } => ("done", attempts, None),
         Progress::Waiting => ("waiting", 0, None),
         Progress::Retrying { attempts, error } => ("retrying", attempts, error),
-        Progress::Dead { id, attempts, error } => {
-            dead_letter = Some(id.prefixed(dead_letters::PREFIX));
+        Progress::Dead { letter, attempts, error } => {
+            dead_letter = letter.map(|id| id.prefixed(dead_letters::PREFIX));
             ("dead", attempts, error)
         }
     };

@@ -15,7 +15,7 @@ use webhooks::Endpoint;
 use webhooks::replays::Only;
 
 use crate::api::State;
-use crate::api::body::Fields;
+use crate::api::body::{Fields, NoBody};
 use crate::api::consumers::find;
 use crate::api::listing::{Items, Limit, cursor, position_at};
 use crate::api::problem::Problem;
@@ -286,6 +286,7 @@ pub(crate) async fn get(
 pub(crate) async fn pause(
     state: Extract<State>,
     id: Path<String>,
+    _: NoBody,
 ) -> Result<Json<ReplayBody>, Problem> {
     change(state, id, Status::Paused).await
 }
@@ -298,6 +299,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     state: Extract<State>,
     id: Path<String>,
+    _: NoBody,
 ) -> Result<Json<ReplayBody>, Problem> {
     change(state, id, Status::Running).await
 }
@@ -312,6 +314,7 @@ pub(crate) async fn resume(
 pub(crate) async fn cancel(
     state: Extract<State>,
     id: Path<String>,
+    _: NoBody,
 ) -> Result<Json<ReplayBody>, Problem> {
     change(state, id, Status::Cancelled).await
 }
@@ -354,6 +357,7 @@ pub(crate) async fn rebuild(
     Extract(state): Extract<State>,
     Extension(principal): Extension<Principal>,
     Path(name): Path<String>,
+    _: NoBody,
 ) -> Result<(StatusCode, Json<ReplayBody>), Problem> {
     let consumer = find(&state, &name).await?;
     if !consumer.rebuilds {

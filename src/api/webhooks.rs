@@ -19,7 +19,7 @@ use webhooks::{
 };
 
 use crate::api::State;
-use crate::api::body::{Fields, read_event};
+use crate::api::body::{Fields, NoBody, read_event};
 use crate::api::listing::{Items, Limit, Version, cursor};
 use crate::api::problem::Problem;
 use crate::api::webhook_body::{self, Wanted};
@@ -262,6 +262,7 @@ pub(crate) async fn delete(
     Extract(state): Extract<State>,
     Path(id): Path<String>,
     headers: HeaderMap,
+    _: NoBody,
 ) -> Result<StatusCode, Problem> {
     let id = parse(&id)?;
     let mut tx = state.db.begin().await?;
@@ -283,6 +284,7 @@ pub(crate) async fn delete(
 pub(crate) async fn erase(
     Extract(state): Extract<State>,
     Path(tenant): Path<String>,
+    _: NoBody,
 ) -> Result<StatusCode, Problem> {
     let which = Listing { tenant: Some(tenant), limit: ERASED_AT_ONCE, ..Listing::default() };
     loop {
@@ -381,6 +383,7 @@ pub(crate) async fn enable(
     Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
     headers: HeaderMap,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     let enabled = |known| {
         let to = Endpoint { disabled_reason: None, failing_since: None, ..known };
@@ -404,6 +407,7 @@ pub(crate) async fn disable(
     Extension(principal): Extension<Principal>,
     Path(id): Path<String>,
     headers: HeaderMap,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     let disabled = |known| {
         let to = Endpoint { disabled_reason: Some("requested".to_owned()), ..known };

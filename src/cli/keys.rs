@@ -45,7 +45,10 @@ enum Action {
 
 /// Runs `skald keys`.
 pub(super) async fn run(args: KeysArgs, flags: Flags, output: &Output) -> Result<(), Stop> {
-    let (db, _) = args.database.open(flags).await?;
+    let (db, _) = match args.action {
+        Action::Create { .. } => args.database.open(flags).await?,
+        Action::List | Action::Revoke { .. } => args.database.open_existing(flags).await?,
+    };
     let done = act(args.action, &db, output).await;
     db.close().await;
     done

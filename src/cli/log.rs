@@ -31,7 +31,7 @@ enum Action {
 /// Runs `skald log`.
 pub(super) async fn run(args: LogArgs, flags: Flags, output: &Output) -> Result<(), Stop> {
     let flags = Flags { log: args.log, ..flags };
-    let (db, settings) = args.database.open(flags).await?;
+    let (db, settings) = args.database.open_existing(flags).await?;
     let done = match args.action {
         Action::Adopt => {
             let log = open_log(&settings, &Clock::system()).await.map_err(Stop::start)?;

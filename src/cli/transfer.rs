@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::database::DatabaseArgs;
 use super::{Output, Stop};
-use crate::config::Flags;
+use crate::config::{Flags, Settings};
 use crate::server::{lock_database, open_log};
 
 /// Where from or where to.
@@ -35,9 +35,7 @@ struct Opened {
     _lock: Option<File>,
 }
 
-async fn open(args: &TransferArgs, flags: Flags) -> Result<Opened, Stop> {
-    let flags = Flags { log: args.log.clone(), ..flags };
-    let (db, settings) = args.database.clone().open(flags).await?;
+async fn open((db, settings): (Db, Settings)) -> Result<Opened, Stop> {
     let lock = lock_database(&settings).map_err(Stop::start)?;
     let log = open_log(&settings, &Clock::system()).await.map_err(Stop::start)?;
     Ok(Opened { log, db, _lock: lock })
@@ -45,7 +43,8 @@ async fn open(args: &TransferArgs, flags: Flags) -> Result<Opened, Stop> {
 
 /// Runs `skald export`. The file appears under its name when it is whole.
 pub(super) async fn export(args: TransferArgs, flags: Flags, output: &Output) -> Result<(), Stop> {
-    let Opened { log, db, _lock } = open(&args, flags).await?;
+    let flags = Flags { log: args.log, ..flags };
+    let Opened { log, db, _lock } = open(args.database.open_existing(flags).await?).await?;
     let unfinished = args.file.with_added_extension("part");
     let file = File::create(&unfinished);
     let file = file.with_context(|| format!("making {}", unfinished.display()))?;
@@ -70,7 +69,8 @@ pub(super) async fn import(args: TransferArgs, flags: Flags, output: &Output) ->
         anyhow::Ok(BufReader::with_capacity(1 << 20, file))
     };
     let contents = transfer::check(&mut read()?).context("looking through the file")?;
-    let Opened { log, db, _lock } = open(&args, flags).await?;
+    let flags = Flags { log: args.log.clone(), ..flags };
+    let Opened { log, db, _lock } = open(args.database.clone().open(flags).await?).await?;
     let bar = bar();
     let imported = transfer::import(&db, log.as_ref(), &mut read()?, &contents, &|progress| {
         show(&bar, progress);

@@ -20,8 +20,15 @@ pub(super) fn read(path: &Path, text: &str) -> (BTreeMap<String, Entry>, Vec<Fau
     };
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        let at = error.span().map_or(0, |span| span.start);
-        file.fault(at, "", error.message().to_owned());
+        let span = error.span().unwrap_or_default();
+        let detail = match error.message() {
+            // Of the rest nothing is repeated: it may be part of a secret.
+            "duplicate key" => {
+                format!("{} is given twice", text.get(span.clone()).unwrap_or("a key"))
+            }
+            message => message.to_owned(),
+        };
+        file.fault(span.start, "", detail);
     }
     // What a broken text seems to say is not worth a second list of faults.
     if errors.is_empty() {
@@ -135,6 +142,14 @@ mod tests {
         assert_eq!(line("log.url"), "skald.toml:4");
         assert_eq!(line("log.retention[0].type"), "skald.toml:6");
         assert_eq!(line("log.retention[1].type"), "skald.toml:9");
+    }
+
+    #[test]
+    fn what_is_given_twice_is_named_and_nothing_else_of_a_broken_line_is() {
+        let twice = "listen = \"a\"\nlisten = \"b\"\n";
+        assert_eq!(faults(twice), ["skald.toml:2: listen is given twice"]);
+        let unquoted = faults("[security]\nadmin_key = secret\n");
+        assert!(unquoted.len() == 1 && !unquoted[0].contains("secret"), "{unquoted:?}");
     }
 
     #[test]

@@ -106,6 +106,18 @@ async fn a_database_that_cannot_be_reached_is_refused_without_its_password() {
 }
 
 #[tokio::test]
+async fn a_database_that_is_not_there_is_not_made_to_be_looked_into() {
+    let folder = TempDir::new().unwrap();
+    for arguments in [&["keys", "list"][..], &["export", "out"], &["log", "adopt"]] {
+        let told = skald(folder.path(), arguments, &[]).await.refusal();
+        assert!(told.contains(".skald/state.db") && told.contains("--data"), "{told}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    let create = ["keys", "create", "first", "--scope", "admin"];
+    assert_eq!(skald(folder.path(), &create, &[]).await.code, Some(0));
+}
+
+#[tokio::test]
 async fn a_log_that_this_version_does_not_serve_is_refused() {
     let folder = TempDir::new().unwrap();
     let data = folder.path().to_str().unwrap();

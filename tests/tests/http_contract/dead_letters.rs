@@ -204,6 +204,13 @@ async fn those_given_up_for_good_are_gone() {
     assert!(letters(&house, "").await.is_empty());
     figures(&house, "c", &[("dead", 0), ("waiting", 0), ("retrying", 0)]).await;
     assert_eq!(redrive(&house, json!({"all": true})).await["redriven"], 0);
+    // It is still told that the consumer never got past it.
+    let event = house.get("/v1/events/1").await.json_of(200);
+    let told = json!({"name": "c", "state": "dead", "attempts": 1, "last_error": "a"});
+    assert_eq!(
+        event["consumers"].as_array().unwrap().iter().find(|c| c["name"] == "c"),
+        Some(&told)
+    );
 }
 
 #[tokio::test]

@@ -36,6 +36,21 @@ async fn bodies_must_be_json_of_the_right_type_and_shape() {
 }
 
 #[tokio::test]
+async fn a_body_where_none_is_taken_is_looked_at_too() {
+    let house = House::start().await;
+    house.pull_consumer("c", "t", json!({})).await;
+    let pause = "/v1/consumers/c/pause";
+    assert_eq!(house.post(pause, json!({"until": "tomorrow"})).await.faults(), ["/until"]);
+    house.call(Method::POST, pause).typed("text/plain", "x").send().await.problem(415);
+    assert_eq!(house.consumer("c").await["state"], "running");
+    let delete = house.call(Method::DELETE, "/v1/consumers/c").json(&json!({"force": true}));
+    assert_eq!(delete.send().await.faults(), ["/force"]);
+    house.post(pause, json!({})).await.check(200);
+    house.call(Method::POST, pause).send().await.check(200);
+    house.delete("/v1/consumers/c").await.check(204);
+}
+
+#[tokio::test]
 async fn every_answer_carries_a_request_id() {
     let house = House::start().await;
     let given = house.call(Method::GET, "/v1/events").header("x-request-id", "till-7.42");
