@@ -58,7 +58,7 @@ impl Handler for Feeder {
             let event = &item.recorded.event;
             tx.enqueue(NewWork {
                 seq: Some(item.recorded.seq),
-                key: self.spec.policy.ordered.then(|| event.partition_key().to_owned()),
+                key: self.spec.policy.ordered.then(|| work::key_of(event).into_owned()),
                 tenant: event.tenant().map(str::to_owned),
                 ..NewWork::in_queue(self.queue)
             });

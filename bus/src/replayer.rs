@@ -214,7 +214,7 @@ impl Replayer {
             let ordered = consumer.policy.ordered;
             tx.enqueue(NewWork {
                 seq: Some(event.seq),
-                key: ordered.then(|| event.event.partition_key().to_owned()),
+                key: ordered.then(|| work::key_of(&event.event).into_owned()),
                 tenant: event.event.tenant().map(str::to_owned),
                 tag: Some(replay.id.as_str().to_owned()),
                 ..NewWork::in_queue(queue)

@@ -259,10 +259,11 @@ impl Runner {
         };
         let ordered = at.config.policy.ordered && !self.handler.feeds();
         let (parked, now): (Vec<Item>, Vec<Item>) = if ordered {
-            let keys: Vec<&str> =
-                items.iter().map(|item| item.recorded.event.partition_key()).collect();
+            let keys: Vec<_> =
+                items.iter().map(|item| work::key_of(&item.recorded.event)).collect();
+            let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
             let busy: HashSet<String> = work::busy_keys(&mut tx, at.queue.0, &keys).await?;
-            items.into_iter().partition(|item| busy.contains(item.recorded.event.partition_key()))
+            items.into_iter().partition(|item| busy.contains(&*work::key_of(&item.recorded.event)))
         } else {
             (Vec::new(), items)
         };
@@ -299,7 +300,7 @@ fn leave_row(
     let ordered = at.config.policy.ordered;
     let row = NewWork {
         seq: Some(item.recorded.seq),
-        key: ordered.then(|| item.recorded.event.partition_key().to_owned()),
+        key: ordered.then(|| work::key_of(&item.recorded.event).into_owned()),
         tenant: item.recorded.event.tenant().map(str::to_owned),
         ..NewWork::in_queue(at.queue)
     };

@@ -50,7 +50,7 @@ enum Savepoint {
 }
 
 /// How much had been gathered for the commit when a savepoint was set.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Gathered {
     outbox: usize,
     work: usize,
@@ -194,6 +194,7 @@ impl Tx {
     /// # Errors
     /// Those of the database; after a lost connection the outcome is unknown.
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.keep();
         self.flush().await?;
         self.transaction.commit().await?;
         self.db.committed(self.statements);
@@ -206,18 +207,23 @@ impl Tx {
         Ok(())
     }
 
-    /// Writes what was staged so far, so that later statements of this transaction see it.
+    /// Writes what was staged so far, so that later statements of this transaction see it. In a handler
+    /// that is what the handler has staged itself: what was staged before stays when this is undone.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn flush(&mut self) -> Result<(), sqlx::Error> {
-        if !self.work.is_empty() {
-            let rows = std::mem::take(&mut self.work);
+        let before = match self.savepoint {
+            Savepoint::None => Gathered::default(),
+            Savepoint::Armed(before) | Savepoint::Open(before) => before,
+        };
+        let rows = self.work.split_off(before.work);
+        if !rows.is_empty() {
             work::insert(self, rows).await?;
             self.wake(crate::signals::WORK);
         }
-        if !self.outbox.is_empty() {
-            let events = std::mem::take(&mut self.outbox);
+        let events = self.outbox.split_off(before.outbox);
+        if !events.is_empty() {
             outbox::insert(self, &events).await?;
             self.wake(crate::signals::OUTBOX);
         }

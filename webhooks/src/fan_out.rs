@@ -154,7 +154,7 @@ impl FanOutWebhooks {
                 queues.insert(entry.queue);
             }
             if entry.endpoint.manner.ordered {
-                keys.insert((entry.queue, event.event.partition_key()));
+                keys.insert((entry.queue, work::key_of(&event.event)));
             }
         }
         work::lock_keys(tx, keys).await?;

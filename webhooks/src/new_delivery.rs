@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use bus::work::{NewWork, QueueId, WorkId};
+use bus::work::{self, NewWork, QueueId, WorkId};
 use bus::{Query, Recorded, Seq, Tx, built, bulk};
 use sha2::{Digest as _, Sha256};
 use sqlx::Row;
@@ -149,7 +149,7 @@ pub(crate) fn work_for(
     NewWork {
         id,
         seq: Some(event.seq),
-        key: endpoint.manner.ordered.then(|| event.event.partition_key().to_owned()),
+        key: endpoint.manner.ordered.then(|| work::key_of(&event.event).into_owned()),
         tenant: endpoint.tenant.clone(),
         ..NewWork::in_queue(queue)
     }

@@ -4,9 +4,13 @@
 //! one transaction: `behind` → tried → `step_up` → settled together. Otherwise a key on which more
 //! comes in than rows can be leased one after the other would never be free again.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use schemas::Timestamp;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use schemas::{Event, Timestamp};
+use sha2::{Digest as _, Sha256};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -14,6 +18,21 @@ use super::id::bind_ids;
 use super::{Claimed, QueueId, WorkId};
 use crate::db::built;
 use crate::{Db, Dialect, Seq, Tx, bulk};
+
+/// Bytes up to which a key is kept as it is. It stands in an index, and Postgres takes at most 2,704
+/// bytes of a row there; a partition key may have 4,096.
+const KEY_BYTES_MAX: usize = 512;
+
+/// The key that rows about `event` are kept in order by: its [partition key](Event::partition_key), or a
+/// SHA-256 of one that is long.
+#[must_use]
+pub fn key_of(event: &Event) -> Cow<'_, str> {
+    let key = event.partition_key();
+    if key.len() <= KEY_BYTES_MAX {
+        return Cow::Borrowed(key);
+    }
+    Cow::Owned(format!("sha256:{}", BASE64.encode(Sha256::digest(key))))
+}
 
 /// Those of `keys` that have a row under way in `queue`. The rows are locked until the transaction
 /// ends: whoever ends one of them meanwhile waits, and then sees what was put behind it. Those in
@@ -56,12 +75,12 @@ pub(crate) async fn busy_keys(
 /// Those of the database.
 pub async fn lock_keys<'a>(
     tx: &mut Tx,
-    keys: impl IntoIterator<Item = (QueueId, &'a str)>,
+    keys: impl IntoIterator<Item = (QueueId, Cow<'a, str>)>,
 ) -> Result<(), sqlx::Error> {
     if tx.dialect() == Dialect::Sqlite {
         return Ok(()); // There is one writer.
     }
-    let keys: Vec<(QueueId, &str)> = keys.into_iter().collect();
+    let keys: Vec<(QueueId, Cow<'_, str>)> = keys.into_iter().collect();
     for chunk in bulk::chunks(&keys) {
         let mut query = built(format!(
             "select 1 from work where state in ('ready', 'leased') and (queue, key) in ({})
@@ -69,7 +88,7 @@ pub async fn lock_keys<'a>(
             bulk::rows(tx.dialect(), chunk.len(), 2)
         ));
         for (queue, key) in chunk {
-            query = query.bind(queue.0).bind((*key).to_owned());
+            query = query.bind(queue.0).bind(key.clone().into_owned());
         }
         tx.execute(query).await?;
     }

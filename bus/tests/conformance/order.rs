@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus::{BatchConsumer, Failure, Handler, Kind, Policy, Recorded, Tx, Whole, sql};
 use schemas::Patterns;
 
-use crate::house::{House, QUICK, eventually, in_order, n_of, write_effect};
+use crate::house::{House, QUICK, event, eventually, in_order, n_of, write_effect};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_key_holds_back_itself_only() {
@@ -56,6 +56,25 @@ async fn a_dead_letter_lets_those_behind_it_pass() {
     running.stop().await;
     assert_eq!(house.effects("k").await, (1..10).collect::<Vec<_>>());
     assert_eq!(house.dead_letters("in-order").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_may_be_longer_than_what_an_index_takes() {
+    let house = House::start().await;
+    let script = |event: &schemas::Event, attempt: i64| match (n_of(event), attempt) {
+        (0, 1) => Err(Failure::transient("not yet")),
+        _ => Ok(()),
+    };
+    let running = house.run(vec![in_order(script)]).await;
+    // No two alike, or a database could make it short.
+    let long: String = (0..).map(|n: u32| n.to_string()).take(1_000).collect();
+    for n in 0..10 {
+        let event = event("a", "k", n).with_subject(&long[..2_800]);
+        house.log.publish_all(vec![event]).await.unwrap();
+    }
+    house.settled("in-order").await;
+    running.stop().await;
+    assert_eq!(house.effects("k").await, (0..10).collect::<Vec<_>>());
 }
 
 /// In order, in bulk, and shut at the event with the number 0 until it is opened.

@@ -2,7 +2,7 @@
 
 use bus::{Read, Seq, outbox};
 
-use crate::house::{House, Numbered, event, eventually, scripted};
+use crate::house::{House, Numbered, event, eventually, n_of, scripted};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_staged_event_is_published_with_its_transaction_and_only_then() {
@@ -82,4 +82,44 @@ async fn what_the_log_would_refuse_is_refused_when_it_is_staged() {
     assert!(matches!(tx.stage(&large), Err(bus::StageError::TooLarge(_))));
     let broken = event("a", "k", 1).with_subject("two\nlines");
     assert!(matches!(tx.stage(&broken), Err(bus::StageError::Invalid(_))));
+}
+
+/// Stages an event for the first, and takes all back that it did for the second.
+struct Flushing;
+
+impl bus::Consumer for Flushing {
+    type Event = schemas::Event;
+    const NAME: &'static str = "flushing";
+
+    async fn handle(
+        &self,
+        cause: schemas::Event,
+        delivery: &mut bus::Delivery<'_>,
+    ) -> Result<(), bus::Failure> {
+        if cause.kind.as_str() == "staged" {
+            return Ok(());
+        }
+        delivery.publish(event("staged", "k", n_of(&cause)))?;
+        if n_of(&cause) == 0 {
+            return Ok(());
+        }
+        delivery.tx().flush().await?;
+        Err(bus::Failure::permanent("not this one"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_event_staged_is_not_undone_with_another() {
+    let house = House::start().await;
+    // Both at once, so that they share a transaction.
+    house.log.publish_all(vec![event("a", "k", 0), event("a", "k", 1)]).await.unwrap();
+    let flushing = bus::Each::new(Flushing, bus::Kind::Rust).unwrap();
+    let running = house.run(vec![std::sync::Arc::new(flushing)]).await;
+    let staged = Read::after(Seq::ZERO).types("staged".parse::<schemas::Pattern>().unwrap().into());
+    eventually(|| async { house.log.read(staged.clone()).await.unwrap().events.len() == 1 }).await;
+    house.settled("flushing").await;
+    running.stop().await;
+    let page = house.log.read(staged).await.unwrap();
+    assert_eq!(page.events.len(), 1);
+    assert_eq!(n_of(&page.events[0].event), 0);
 }
