@@ -13,7 +13,7 @@ use sqlx::Row;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::db::{built, sql};
+use crate::db::built;
 use crate::failure::chain;
 use crate::node::{NodeId, RENEW};
 use crate::{Db, Log, PublishError, Tx, bulk, duty, metrics, signals};
@@ -49,9 +49,10 @@ impl Relay {
     pub(crate) async fn run(self) {
         let mut staged = self.db.signals().subscribe(signals::OUTBOX);
         let mut held: Option<Instant> = None;
+        let mut aside = Aside::default();
         loop {
             staged.borrow_and_update();
-            let wait = match self.round(&mut held).await {
+            let wait = match self.round(&mut held, &mut aside).await {
                 Ok(0) => LOOK,
                 Ok(_) => continue,
                 Err(error) => {
@@ -67,7 +68,11 @@ impl Relay {
         }
     }
 
-    async fn round(&self, held: &mut Option<Instant>) -> Result<usize, RelayError> {
+    async fn round(
+        &self,
+        held: &mut Option<Instant>,
+        aside: &mut Aside,
+    ) -> Result<usize, RelayError> {
         if held.is_none_or(|at| at.elapsed() >= RENEW) {
             let holds = duty::hold(&self.db, "relay", &self.node).await?;
             *held = holds.then(Instant::now);
@@ -75,7 +80,7 @@ impl Relay {
         if held.is_none() {
             return Ok(0);
         }
-        relay_round(&self.db, self.log.as_ref()).await
+        relay_round(&self.db, self.log.as_ref(), aside).await
     }
 }
 
@@ -91,39 +96,84 @@ pub enum RelayError {
     Publish(#[from] PublishError),
 }
 
-/// Publishes the oldest staged events and deletes them; returns how many there were.
+/// Staged events that the log will never take, such as one larger than what its broker is set to take.
+/// They stay where they are, and are tried again after the next start.
+#[derive(Default)]
+pub struct Aside(Vec<i64>);
+
+impl Aside {
+    /// More than these stop the relay: then it is the broker that needs help.
+    const MOST: usize = 1_000;
+}
+
+/// Publishes the oldest staged events and deletes them; returns how many there were. One that is too
+/// large for the log is set `aside`, so that it holds nobody up.
 ///
 /// # Errors
 /// [`RelayError`].
-pub async fn relay_round(db: &Db, log: &dyn Log) -> Result<usize, RelayError> {
-    let query = sql("select id, event from outbox order by id limit $1").bind(ROUND);
-    let rows = db.fetch_all(query).await?;
-    let mut ids = Vec::with_capacity(rows.len());
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    for row in &rows {
-        let text: String = row.get(1);
-        if bytes + text.len() > crate::log::PUBLISH_BYTES_MAX / 2 && !batch.is_empty() {
-            break;
+pub async fn relay_round(db: &Db, log: &dyn Log, aside: &mut Aside) -> Result<usize, RelayError> {
+    loop {
+        let staged = read_oldest(db, aside).await?;
+        if staged.is_empty() {
+            return Ok(0);
         }
-        bytes += text.len();
-        ids.push(row.get::<i64, _>(0));
-        match Event::from_json(text.as_bytes()) {
-            Ok(event) => batch.push(event),
-            // Only an older or newer program could have staged it; it must not hold up the rest.
-            Err(error) => {
-                tracing::error!(%error, id = row.get::<i64, _>(0), "a staged event is not valid, dropped");
+        let valid = staged.iter().filter_map(|(id, event)| Some((*id, event.clone()?)));
+        let (ids, events): (Vec<i64>, Vec<Event>) = valid.unzip();
+        let published =
+            if events.is_empty() { Ok(Vec::new()) } else { log.publish_all(events).await };
+        match published {
+            Err(PublishError::EventTooLarge { index, bytes }) if aside.0.len() < Aside::MOST => {
+                let id = ids[index];
+                tracing::error!(
+                    id,
+                    bytes,
+                    "a staged event is larger than the log takes, set aside"
+                );
+                aside.0.push(id);
+            }
+            published => {
+                published?;
+                let ids: Vec<i64> = staged.into_iter().map(|(id, _)| id).collect();
+                delete(db, &ids).await?;
+                metrics::relayed(ids.len());
+                return Ok(ids.len());
             }
         }
     }
-    if ids.is_empty() {
-        return Ok(0);
+}
+
+/// The oldest rows, as many as one call publishes. One without an event is not valid.
+async fn read_oldest(db: &Db, aside: &Aside) -> Result<Vec<(i64, Option<Event>)>, sqlx::Error> {
+    let but = match aside.0.len() {
+        0 => String::new(),
+        ids => format!(" where id not in ({})", bulk::list(2, ids)),
+    };
+    let mut query = built(format!("select id, event from outbox{but} order by id limit $1"));
+    query = query.bind(ROUND);
+    for id in &aside.0 {
+        query = query.bind(*id);
     }
-    if !batch.is_empty() {
-        log.publish_all(batch).await?;
+    let mut staged = Vec::new();
+    let mut bytes = 0;
+    for row in db.fetch_all(query).await? {
+        let (id, text): (i64, String) = (row.get(0), row.get(1));
+        bytes += text.len();
+        if bytes > crate::log::PUBLISH_BYTES_MAX / 2 && !staged.is_empty() {
+            break;
+        }
+        let event = Event::from_json(text.as_bytes());
+        // Only an older or newer program could have staged it; it must not hold up the rest.
+        let event = event.inspect_err(|error| {
+            tracing::error!(%error, id, "a staged event is not valid, dropped");
+        });
+        staged.push((id, event.ok()));
     }
+    Ok(staged)
+}
+
+async fn delete(db: &Db, ids: &[i64]) -> Result<(), sqlx::Error> {
     let mut tx = db.begin().await?;
-    for chunk in bulk::chunks(&ids) {
+    for chunk in bulk::chunks(ids) {
         let list = bulk::list(1, chunk.len());
         let mut query = built(format!("delete from outbox where id in ({list})"));
         for id in chunk {
@@ -131,7 +181,5 @@ pub async fn relay_round(db: &Db, log: &dyn Log) -> Result<usize, RelayError> {
         }
         tx.execute(query).await?;
     }
-    tx.commit().await?;
-    metrics::relayed(ids.len());
-    Ok(ids.len())
+    tx.commit().await
 }

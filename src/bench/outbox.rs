@@ -35,8 +35,9 @@ pub(super) async fn measure(
     }
     disk::settle(folder.path()).await?;
     let (started, mut relayed) = (Instant::now(), 0);
+    let mut aside = outbox::Aside::default();
     loop {
-        let count = outbox::relay_round(db, log.as_ref()).await?;
+        let count = outbox::relay_round(db, log.as_ref(), &mut aside).await?;
         if count == 0 {
             break;
         }
