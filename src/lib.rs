@@ -18,6 +18,7 @@ pub mod api;
 pub mod bench;
 pub mod cli;
 pub mod config;
+mod connections;
 pub mod keys;
 mod pages;
 pub mod server;

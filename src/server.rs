@@ -28,6 +28,7 @@ use webhooks::{DeliverWebhooks, DirectLane, FanOutWebhooks, ReplayToWebhooks};
 
 use crate::api::{self, Access, Bodies, Shared, State};
 use crate::config::Settings;
+use crate::connections::answer;
 use crate::keys::KeyRing;
 use crate::telemetry;
 
@@ -88,17 +89,6 @@ pub enum ServeError {
         "refusing to listen on {0} without an API key: make one with `skald keys create`, or listen on 127.0.0.1"
     )]
     NoKeys(SocketAddr),
-    /// Serving.
-    #[error("serving HTTP")]
-    Serve(#[source] std::io::Error),
-}
-
-impl ServeError {
-    /// Whether it never ran: something about the start has to be put right first.
-    #[must_use]
-    pub fn is_start_failure(&self) -> bool {
-        !matches!(self, ServeError::Serve(_))
-    }
 }
 
 /// Runs a node until SIGTERM or Ctrl-C.
@@ -116,7 +106,8 @@ pub async fn run(
     announce(&node);
     stopped().await;
     tracing::info!("stopping");
-    node.stop().await
+    node.stop().await;
+    Ok(())
 }
 
 /// Lets the process have as many connections as it may: each endpoint that hangs holds some.
@@ -138,7 +129,7 @@ pub struct Node {
     sagas: orchestrator::Running,
     engine: Engine,
     deliver: JoinHandle<()>,
-    http: JoinHandle<std::io::Result<()>>,
+    http: JoinHandle<()>,
     stop: CancellationToken,
     stop_push: CancellationToken,
     _lock: Option<File>,
@@ -204,8 +195,7 @@ impl Node {
         let (log, nats) = open_log_and_nats(&settings, &clock).await?;
         let db = open_database(&settings, clock).await?;
         let keys = KeyRing::new(db.clone(), settings.security.admin_key.as_deref());
-        let listener = listen(&settings, profile, &keys).await?;
-        let address = listener.local_addr().map_err(ServeError::Serve)?;
+        let (listener, address) = listen(&settings, profile, &keys).await?;
         let egress = egress_to(&settings, private_networks(&settings, profile))?;
         let seal = seal(&settings, profile)?;
         let definitions = Definitions::new(db.clone());
@@ -256,11 +246,12 @@ impl Node {
             seal,
             metrics,
             places: Semaphore::new(settings.http.in_flight_max),
+            streams: Arc::new(Semaphore::new(settings.http.in_flight_max)),
             bodies: Bodies::new(settings.http.in_flight_bytes_max.0),
             timeout: settings.http.timeout.0,
             stop: stop.clone(),
         });
-        let http = serve(listener, state, stop.clone());
+        let http = tokio::spawn(answer(listener, api::Front::new(state), stop.clone()));
         Ok(Node {
             address,
             db,
@@ -303,10 +294,7 @@ impl Node {
 
     /// Takes no new request, ends the open ones, then the consumers, then log and database: within
     /// 10 s.
-    ///
-    /// # Errors
-    /// HTTP had ended with an error.
-    pub async fn stop(self) -> Result<(), ServeError> {
+    pub async fn stop(self) {
         self.stop.cancel();
         let served = tokio::time::timeout(DRAIN, self.http).await;
         self.stop_push.cancel();
@@ -317,26 +305,10 @@ impl Node {
             tracing::warn!("some posts were cut off; they are posted again after the next start");
         }
         self.db.close().await;
-        match served {
-            Ok(Ok(Err(error))) => Err(ServeError::Serve(error)),
-            Ok(_) => Ok(()),
-            Err(_) => {
-                tracing::warn!("some requests did not end in time and were cut off");
-                Ok(())
-            }
+        if served.is_err() {
+            tracing::warn!("some requests did not end in time and were cut off");
         }
     }
-}
-
-/// Answers HTTP until `stop`; what has begun then is answered still.
-fn serve(
-    listener: TcpListener,
-    state: State,
-    stop: CancellationToken,
-) -> JoinHandle<std::io::Result<()>> {
-    let front = tower::make::Shared::new(api::Front::new(state));
-    let served = axum::serve(listener, front).with_graceful_shutdown(stop.cancelled_owned());
-    tokio::spawn(async move { served.await })
 }
 
 /// What seals stored secrets: the configured key; in `dev` without one, a key that is made once and
@@ -450,7 +422,7 @@ async fn listen(
     settings: &Settings,
     profile: Profile,
     keys: &KeyRing,
-) -> Result<TcpListener, ServeError> {
+) -> Result<(TcpListener, SocketAddr), ServeError> {
     let fail = |error| ServeError::Listen(settings.listen.clone(), error);
     let listener = TcpListener::bind(&settings.listen).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
@@ -460,7 +432,7 @@ async fn listen(
     if profile == Profile::Serve && keys.is_empty().await? {
         tracing::warn!("there is no API key yet: make one with `skald keys create`");
     }
-    Ok(listener)
+    Ok((listener, address))
 }
 
 fn private_networks(settings: &Settings, profile: Profile) -> PrivateNetworks {

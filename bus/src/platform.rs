@@ -1,9 +1,11 @@
 //! Runs everything of this room on one node: consumers, retries, relay, replays, housekeeping.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -192,7 +194,7 @@ impl Supervisor {
                 _ = changed.changed() => {}
                 Some(ended) = self.tasks.join_next() => {
                     if let Ok(key) = ended {
-                        self.running.remove(&key);
+                        self.running.remove(&key); // It is started again if it is still wanted.
                     }
                     // Not at once: one that keeps ending must not keep a core busy.
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -287,7 +289,14 @@ impl Supervisor {
                 runner.run().await;
                 stop.cancel(); // A runner that ends has no consumer: its retries end with it.
             };
-            tokio::join!(runner, retries);
+            // What a handler does with an event is guarded where it is called; this is for the rest of it.
+            let both = AssertUnwindSafe(async { tokio::join!(runner, retries) });
+            if both.catch_unwind().await.is_err() {
+                tracing::error!(
+                    consumer = key.0,
+                    "the task of a consumer panicked, it starts again"
+                );
+            }
             key
         });
     }

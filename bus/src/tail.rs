@@ -7,6 +7,9 @@ use schemas::Patterns;
 
 use crate::{Log, Read, ReadError, Recorded, Seq};
 
+/// Events read in one go. Whoever follows slowly holds them all that time.
+const PAGE: usize = 64;
+
 /// Every event of `types` after `after`, then each new one as it is recorded. Ends when the log is
 /// closed, or with the error that stopped it.
 pub fn tail(
@@ -38,7 +41,7 @@ impl Tail {
             if self.head.wait_for(|head| *head > after).await.is_err() {
                 return Ok(None);
             }
-            let read = Read::after(after).types(self.types.clone());
+            let read = Read::after(after).types(self.types.clone()).limit(PAGE);
             let page = self.log.read(read).await?;
             self.after = page.through;
             self.page = page.events.into_iter();

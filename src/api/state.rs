@@ -53,7 +53,9 @@ pub struct Shared {
     pub metrics: PrometheusHandle,
     /// Requests at once.
     pub places: Semaphore,
-    /// The room for their bodies.
+    /// Streams of events at once: they have places of their own, as they stay.
+    pub streams: Arc<Semaphore>,
+    /// The room for the bodies of requests.
     pub bodies: Arc<Bodies>,
     /// Longest time of a request, waits that it asks for aside.
     pub timeout: std::time::Duration,

@@ -15,7 +15,7 @@ use schemas::{Pattern, Patterns};
 use crate::api::State;
 use crate::api::body::Fields;
 use crate::api::events::EventBody;
-use crate::api::problem::Problem;
+use crate::api::problem::{Problem, ProblemBody};
 use crate::keys::Principal;
 
 /// A comment is sent when nothing else was for this long, so that proxies keep the connection.
@@ -32,7 +32,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
         ("after" = Option<i64>, Query, description = "Start after this seq"),
         ("Last-Event-ID" = Option<i64>, Header),
     ),
-    responses((status = 200, description = "Events", content_type = "text/event-stream"))
+    responses(
+        (status = 200, description = "Events", content_type = "text/event-stream"),
+        (status = 429, description = "Too many streams at once", body = ProblemBody, content_type = "application/problem+json"),
+    )
 )]
 pub(crate) async fn stream(
     Extract(state): Extract<State>,
@@ -51,6 +54,8 @@ pub(crate) async fn stream(
         }
         _ => None,
     };
+    let place =
+        Arc::clone(&state.streams).try_acquire_owned().map_err(|_| Problem::overloaded())?;
     let head = *state.log.head().borrow();
     let from = resumed.or(after).unwrap_or(head);
     let stop = state.stop.clone();
@@ -67,7 +72,8 @@ pub(crate) async fn stream(
                 .filter(|event| tenant.is_none() || event.event.tenant() == tenant.as_deref());
             std::future::ready(event)
         })
-        .map(|event| {
+        .map(move |event| {
+            let _held = &place;
             let message = Message::default().id(event.seq.to_string());
             let body = serde_json::to_string(&EventBody::from(&*event)).unwrap_or_default();
             // Data is kept as it came; raw line ends in JSON are white space, and end a field here.

@@ -91,7 +91,7 @@ pub(super) async fn measure(
         if wants(Part::Http) {
             over_http(extent, &node, share, folder, report).await?;
         }
-        node.stop().await?;
+        node.stop().await;
     }
     if wants(Part::Waiting) && site.is_embedded() {
         waiting::measure(extent, folder, report).await?;

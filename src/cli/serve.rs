@@ -58,7 +58,5 @@ async fn run(flags: &Flags, profile: Profile) -> Result<(), Stop> {
     let guard = telemetry::init(&settings).map_err(Stop::start)?;
     let ended = server::run(settings, profile, Vec::new(), Vec::new()).await;
     guard.shutdown();
-    ended.map_err(|error| {
-        if error.is_start_failure() { Stop::start(error) } else { Stop::Failed(error.into()) }
-    })
+    ended.map_err(Stop::start)
 }

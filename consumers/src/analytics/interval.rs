@@ -34,6 +34,9 @@ impl std::fmt::Display for InvalidInterval {
 
 impl std::error::Error for InvalidInterval {}
 
+/// Steps from one stretch to the next: clocks have gone back by as much as a day, which is 1,440 minutes.
+const STEPS_MAX: usize = 2_000;
+
 impl Interval {
     /// As it is written.
     #[must_use]
@@ -62,7 +65,16 @@ impl Interval {
             Interval::Week => 1.week(),
             Interval::Month => 1.month(),
         };
-        start.checked_add(step).ok().map(|next| timestamp(&next))
+        // Where clocks go back by part of a stretch, it goes on after it has come round to its start again.
+        let mut next = start.clone();
+        for _ in 0..STEPS_MAX {
+            next = next.checked_add(step).ok()?;
+            let begun = self.floor(&next)?;
+            if begun > start {
+                return Some(timestamp(&begun));
+            }
+        }
+        None
     }
 
     fn floor(self, at: &Zoned) -> Option<Zoned> {
@@ -121,6 +133,42 @@ mod tests {
         assert_eq!(start(Interval::Day, at, "Europe/Berlin"), "2026-03-28T23:00:00.000000Z");
         assert_eq!(start(Interval::Week, at, "UTC"), "2026-03-23T00:00:00.000000Z");
         assert_eq!(start(Interval::Month, at, "UTC"), "2026-03-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn stretches_follow_each_other_where_clocks_go_back_by_part_of_one() {
+        for (interval, from, until, zone) in [
+            (Interval::Hour, "2026-04-04T10:00:00Z", "2026-04-04T18:00:00Z", "Australia/Lord_Howe"),
+            (Interval::Hour, "2007-12-08T00:00:00Z", "2007-12-11T00:00:00Z", "America/Caracas"),
+            (Interval::Hour, "1911-03-09T00:00:00Z", "1911-03-12T00:00:00Z", "Europe/Paris"),
+            (Interval::Minute, "2026-10-24T22:00:00Z", "2026-10-25T03:00:00Z", "Europe/Berlin"),
+            (Interval::Day, "1867-10-10T00:00:00Z", "1867-10-25T00:00:00Z", "America/Juneau"),
+        ] {
+            let zone = TimeZone::get(zone).unwrap();
+            let (mut at, until) = (from.parse().unwrap(), until.parse::<Timestamp>().unwrap());
+            while at < until {
+                let next = interval.next(at, &zone).unwrap();
+                assert!(next > at, "{at} {next}");
+                assert_eq!(interval.start(next, &zone), Some(next), "it starts where it says");
+                // The last moment before it is of the stretch that it follows.
+                let before = Timestamp::from_micros(next.as_micros() - 1);
+                assert_eq!(interval.start(before, &zone), interval.start(at, &zone), "{at}");
+                at = next;
+            }
+        }
+    }
+
+    /// Paris went back by 9 minutes and 21 seconds: minutes of another count.
+    #[test]
+    fn it_goes_on_where_clocks_go_back_by_seconds() {
+        let zone = TimeZone::get("Europe/Paris").unwrap();
+        let mut at: Timestamp = "1911-03-10T23:00:00Z".parse().unwrap();
+        let until = "1911-03-11T01:00:00Z".parse().unwrap();
+        while at < until {
+            let next = Interval::Minute.next(at, &zone).unwrap();
+            assert!(next > at, "{at} {next}");
+            at = next;
+        }
     }
 
     #[test]

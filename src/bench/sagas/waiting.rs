@@ -43,7 +43,7 @@ pub(super) async fn measure(
     #[expect(clippy::cast_precision_loss, reason = "a count of at most millions")]
     let rate = extent.waiting as f64 / started.elapsed().as_secs_f64();
     report.add_value("sagas begun, that then wait", "sagas/s", rate, &[]);
-    node.stop().await?;
+    node.stop().await;
     disk::settle(folder.path()).await?;
 
     let started = Instant::now();
