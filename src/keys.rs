@@ -15,6 +15,8 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+/// How long one look waits for the database.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often an answer that goes on looks whether its key still holds.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -225,7 +227,8 @@ impl Principal {
 /// The keys that hold, as of the last look at the database.
 ///
 /// A revocation counts at once, on every node: each call looks whether the keys have changed. Calls
-/// that come while one is looking share the next look, so the cost does not grow with the load.
+/// that come while one is looking share the next look, so the cost does not grow with the load. They
+/// share its failure too: none waits for a database that is away behind all those before it.
 pub struct KeyRing {
     db: Db,
     admin_hash: Option<String>,
@@ -234,10 +237,12 @@ pub struct KeyRing {
 
 #[derive(Default)]
 struct Known {
-    version: i64,
+    version: Option<i64>,
     keys: Arc<HashMap<String, Principal>>,
     /// When the last look began.
     looked: Option<Instant>,
+    /// Whether it found no database.
+    failed: bool,
 }
 
 impl KeyRing {
@@ -284,20 +289,30 @@ impl KeyRing {
         let asked = Instant::now();
         let mut known = self.known.lock().await;
         if known.looked.is_some_and(|looked| looked >= asked) {
-            return Ok(Arc::clone(&known.keys));
+            return if known.failed { Err(away()) } else { Ok(Arc::clone(&known.keys)) };
         }
-        let looked = Instant::now();
-        let row = self
-            .db
-            .fetch_optional(sql("select version from config_version where kind = 'key'"))
-            .await?;
-        let version: i64 = row.map_or(0, |row| row.get(0));
-        if known.looked.is_none() || known.version != version {
-            known.keys = Arc::new(self.load().await?);
-            known.version = version;
+        known.looked = Some(Instant::now());
+        known.failed = true; // Until it has an answer: the call may be given up.
+        let looked = tokio::time::timeout(PATIENCE, self.look(known.version)).await;
+        if let Some((version, keys)) = looked.map_err(|_| away())?? {
+            (known.version, known.keys) = (Some(version), Arc::new(keys));
         }
-        known.looked = Some(looked);
+        known.failed = false;
         Ok(Arc::clone(&known.keys))
+    }
+
+    /// The keys and their version, where that is another one than `known`.
+    async fn look(
+        &self,
+        known: Option<i64>,
+    ) -> Result<Option<(i64, HashMap<String, Principal>)>, sqlx::Error> {
+        let version = sql("select version from config_version where kind = 'key'");
+        let row = self.db.fetch_optional(version).await?;
+        let version: i64 = row.map_or(0, |row| row.get(0));
+        if known == Some(version) {
+            return Ok(None);
+        }
+        Ok(Some((version, self.load().await?)))
     }
 
     async fn load(&self) -> Result<HashMap<String, Principal>, sqlx::Error> {
@@ -319,6 +334,11 @@ impl KeyRing {
             })
             .collect()
     }
+}
+
+/// What a connection that is waited for in vain ends with.
+fn away() -> sqlx::Error {
+    sqlx::Error::PoolTimedOut
 }
 
 fn read_scopes(text: &str) -> Result<Scopes, sqlx::Error> {

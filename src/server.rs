@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bus::seal::KEY_BYTES;
 use bus::{
-    BatchConsumer as _, Clock, Db, DbError, Dialect, EmbeddedLog, Handler, JetStreamLog,
-    JetStreamOptions, Kind, Log, NodeId, Platform, Seal, Whole,
+    Clock, Db, DbError, Dialect, EmbeddedLog, Handler, JetStreamLog, JetStreamOptions, Kind, Log,
+    NodeId, Platform, Seal, Whole,
 };
 use consumers::analytics::CountEvents;
 use consumers::push::PushWorker;
@@ -203,7 +203,7 @@ impl Node {
         let lane = DirectLane::default();
         handlers.extend(built_in(&definitions, &env, lane.clone()));
         let own = handlers.iter().map(|handler| Arc::clone(&handler.spec().name));
-        let parts = own.chain([bus::lineage::IndexLineage::NAME.into()]).collect();
+        let parts = own.chain(bus::PARTS.map(Arc::from)).collect();
         let platform = Platform {
             db: db.clone(),
             log: Arc::clone(&log),

@@ -60,6 +60,13 @@ impl Clock {
         Timestamp::from_micros(self.inner.told_us.fetch_max(now, Ordering::Relaxed).max(now))
     }
 
+    /// What the machine's clock shows, forward and back: for what others compare with a clock of their
+    /// own, such as the time in a signature. In seconds since the epoch.
+    #[must_use]
+    pub fn wall_seconds() -> i64 {
+        wall_us().div_euclid(1_000_000)
+    }
+
     /// Moves the clock to `at` if it is behind it: after a restart with a clock that was set back,
     /// time goes on from the last thing that was recorded.
     pub fn not_before(&self, at: Timestamp) {

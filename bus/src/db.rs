@@ -436,12 +436,16 @@ async fn pool(
         .await
 }
 
-/// `postgres://user:***@host/name`.
+/// `postgres://user:***@host/name`, without parameters: one may be a password too.
 fn without_password(url: &str) -> String {
-    let Some((head, host)) = url.rsplit_once('@') else { return url.to_owned() };
-    match head.rsplit_once(':') {
-        Some((user, _)) if user.contains("://") => format!("{user}:***@{host}"),
-        _ => url.to_owned(),
+    let url = url.split('?').next().unwrap_or_default();
+    let parts = url.split_once("://").and_then(|(scheme, rest)| {
+        let (user, host) = rest.rsplit_once('@')?;
+        Some((scheme, user.split_once(':')?.0, host))
+    });
+    match parts {
+        Some((scheme, user, host)) => format!("{scheme}://{user}:***@{host}"),
+        None => url.to_owned(),
     }
 }
 
@@ -453,6 +457,9 @@ mod tests {
     fn a_password_is_not_told() {
         let told = without_password("postgres://u:p:w@db.example:5432/skald");
         assert!(!told.contains("p:w") && told.ends_with("@db.example:5432/skald"), "{told}");
+        for url in ["postgres://u:TOP:SECRET@h/d", "postgres://h/d?user=u&password=SECRET"] {
+            assert!(!without_password(url).contains("SECRET"), "{url}");
+        }
         assert_eq!(without_password("sqlite:///a/b@c"), "sqlite:///a/b@c");
     }
 

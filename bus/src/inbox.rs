@@ -18,12 +18,16 @@ use crate::{Db, Seq, Tx, bulk};
 /// Rows deleted in one transaction.
 const CHUNK: i64 = 10_000;
 
-/// 128 bits of SHA-256 over source and id: enough that no two events meet by chance or on purpose.
+/// 128 bits of SHA-256 over source, id and tenant: enough that no two events meet by chance or on purpose.
 fn key(event: &Event) -> Vec<u8> {
     let mut hash = Sha256::new();
     hash.update(event.source.as_str());
-    hash.update([0]); // in neither of the two
+    hash.update([0]); // in none of the three
     hash.update(event.id.as_str());
+    if let Some(tenant) = event.tenant() {
+        hash.update([0]);
+        hash.update(tenant);
+    }
     hash.finalize()[..16].to_vec()
 }
 

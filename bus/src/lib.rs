@@ -179,4 +179,4 @@ mod housekeeping;
 #[cfg(feature = "database")]
 mod platform;
 #[cfg(feature = "database")]
-pub use platform::{Platform, Running, StartError};
+pub use platform::{PARTS, Platform, Running, StartError};

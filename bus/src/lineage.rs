@@ -101,19 +101,20 @@ pub async fn trace(
     root: &Recorded,
 ) -> Result<Vec<Arc<Recorded>>, TraceError> {
     let mut found: Vec<Arc<Recorded>> = Vec::new();
-    let mut next = vec![(root.event.clone(), root.seq)];
-    while let Some((cause, after)) = next.pop() {
-        let query = sql("select seq from lineage where cause_id = $1 and seq > $2
-             and (cause_source is null or cause_source = $3) order by seq limit $4")
+    let mut next = vec![root.event.clone()];
+    while let Some(cause) = next.pop() {
+        // What came of it may stand before it: producers overtake each other.
+        let query = sql("select seq from lineage where cause_id = $1
+             and (cause_source is null or cause_source = $2) order by seq limit $3")
         .bind(cause.id.as_str().to_owned())
-        .bind(after.get())
         .bind(cause.source.as_str().to_owned())
         .bind(i64::try_from(TRACE_EVENTS_MAX).unwrap_or(i64::MAX));
         let seqs: Vec<Seq> =
             db.fetch_all(query).await?.iter().map(|row| Seq::new(row.get(0))).collect();
         for event in log.get(&seqs).await? {
-            if found.len() < TRACE_EVENTS_MAX && found.iter().all(|known| known.seq != event.seq) {
-                next.push((event.event.clone(), event.seq));
+            let is_new = event.seq != root.seq && found.iter().all(|known| known.seq != event.seq);
+            if is_new && found.len() < TRACE_EVENTS_MAX {
+                next.push(event.event.clone());
                 found.push(event);
             }
         }

@@ -9,6 +9,7 @@ use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::consumer::{BatchConsumer, Consumer};
 use crate::failure::chain;
 use crate::handler::{Each, Handler, Kind};
 use crate::housekeeping::Housekeeping;
@@ -26,6 +27,9 @@ use crate::{
 
 /// How long tasks may take to end when asked to.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// The consumers that every node runs, on one log or the other: nobody else can have their names.
+pub const PARTS: [&str; 2] = [<IndexLineage as BatchConsumer>::NAME, <Ingest as Consumer>::NAME];
 
 /// What a node runs.
 pub struct Platform {

@@ -162,11 +162,10 @@ impl Tx {
     /// # Errors
     /// [`StageError`].
     pub fn stage(&mut self, event: &Event) -> Result<(), StageError> {
-        let bytes = event.size();
-        if bytes > EVENT_BYTES_MAX {
-            return Err(StageError::TooLarge(bytes));
-        }
         let json = event.to_json();
+        if json.len() > EVENT_BYTES_MAX {
+            return Err(StageError::TooLarge(json.len()));
+        }
         Event::from_json(&json).map_err(StageError::Invalid)?;
         self.outbox.push(String::from_utf8_lossy(&json).into_owned());
         Ok(())

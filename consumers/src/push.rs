@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bus::pull::Lease;
 use bus::work::{self, Claim, LeaseToken, Outcome, WorkId};
-use bus::{Db, Log, Registration, Seal, Span, pull, registry};
+use bus::{Clock, Db, Log, Registration, Seal, Span, pull, registry};
 use bytes::Bytes;
 use egress::{Egress, Secret};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -117,7 +117,7 @@ impl PushWorker {
             };
             let egress = self.egress.clone();
             let seal = self.seal.clone();
-            let at = self.db.clock().now().as_micros() / 1_000_000;
+            let at = Clock::wall_seconds();
             posts.spawn(async move {
                 let outcome = match consumer {
                     Some(consumer) => post(&egress, seal.as_ref(), &consumer, &lease, at).await,

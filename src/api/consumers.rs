@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use crate::api::State;
 use crate::api::body::{Fields, NoBody};
+use crate::api::leases::LEASE_MAX;
 use crate::api::listing::{Items, Limit, Version, cursor};
 use crate::api::problem::Problem;
 use crate::keys::Principal;
@@ -160,6 +161,9 @@ pub(crate) async fn put(
         Problem::fault("", format!("the consumer's name: {error}"))
     })?;
     let (wanted, start) = read(&state, &name, &headers, &body).await?;
+    if state.parts.iter().any(|part| **part == *name.as_str()) {
+        return Err(Problem::conflict(format!("`{name}` is part of the program")));
+    }
     let mut tx = state.db.begin().await?;
     registry::lock(&mut tx).await?;
     let known = registry::find_in(&mut tx, name.as_str()).await?;
@@ -377,25 +381,26 @@ fn read_policy(fields: &mut Fields, push: bool) -> Policy {
         timeout: if push { Span(Duration::from_secs(15)) } else { Policy::DEFAULT.timeout },
         ..Policy::DEFAULT
     };
-    let small = |fields: &mut Fields, name| {
-        fields.number(name, 1, 10_000).and_then(|number| u32::try_from(number).ok())
+    let small = |fields: &mut Fields, name, most| {
+        fields.number(name, 1, most).and_then(|number| u32::try_from(number).ok())
     };
     let policy = Policy {
-        attempts_max: small(fields, "attempts_max").unwrap_or(default.attempts_max),
+        attempts_max: small(fields, "attempts_max", 100).unwrap_or(default.attempts_max),
         age_max: fields.parsed("age_max"),
         backoff_min: fields.parsed("backoff_min").unwrap_or(default.backoff_min),
         backoff_max: fields.parsed("backoff_max").unwrap_or(default.backoff_max),
         timeout: fields.parsed("timeout").unwrap_or(default.timeout),
         rate: fields.parsed("rate"),
-        burst: small(fields, "burst").unwrap_or(default.burst),
-        max_concurrent: small(fields, "max_concurrent").or(default.max_concurrent),
+        burst: small(fields, "burst", 10_000).unwrap_or(default.burst),
+        max_concurrent: small(fields, "max_concurrent", 10_000).or(default.max_concurrent),
         ordered: fields.flag("ordered"),
     };
     for (field, detail) in policy.faults() {
         fields.fault(field, detail);
     }
-    if push && policy.timeout > push::TIMEOUT_MAX {
-        fields.fault("timeout", format!("must not exceed {}", push::TIMEOUT_MAX));
+    let timeout_max = if push { push::TIMEOUT_MAX } else { LEASE_MAX };
+    if policy.timeout > timeout_max {
+        fields.fault("timeout", format!("must not exceed {timeout_max}"));
     }
     policy
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{Method, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use tower::Service;
 
@@ -41,7 +41,8 @@ impl Service<Request> for Front {
         Poll::Ready(Ok(())) // A router always is, and the gate refuses what is too much.
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        name_coding(&mut request);
         if !is_plain_publish(&request) {
             return Box::pin(self.router.call(request));
         }
@@ -52,6 +53,18 @@ impl Service<Request> for Front {
             };
             Ok(gate::pass(&state, PATH, request, handle).await)
         })
+    }
+}
+
+/// Codings are named in any case, and gzip by two names (RFC 9110, section 8.4.1).
+fn name_coding(request: &mut Request) {
+    if let Some(coding) = request.headers_mut().get_mut(header::CONTENT_ENCODING) {
+        let gzip = [&b"gzip"[..], b"x-gzip"];
+        if gzip.iter().any(|name| coding.as_bytes().eq_ignore_ascii_case(name)) {
+            *coding = HeaderValue::from_static("gzip");
+        } else if coding.as_bytes().eq_ignore_ascii_case(b"identity") {
+            request.headers_mut().remove(header::CONTENT_ENCODING);
+        }
     }
 }
 

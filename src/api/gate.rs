@@ -73,7 +73,7 @@ async fn admit<F: Future<Output = Response>>(
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };
-    if parts.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+    if parts.headers.contains_key(header::CONTENT_ENCODING) {
         return Problem::media_type("send the body plain, or coded as gzip").into_response();
     }
     if parts.uri.path().contains("%00") {
@@ -104,6 +104,11 @@ fn finish(
     response.headers_mut().insert(REQUEST_ID, id);
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // A page of somebody else's must not show ours and have its buttons pressed.
+    let html = |value: &HeaderValue| value.as_bytes().starts_with(b"text/html");
+    if headers.get(header::CONTENT_TYPE).is_some_and(html) {
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    }
     let status = response.status().as_u16();
     if status >= 500 {
         let id = response.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());

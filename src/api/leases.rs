@@ -23,7 +23,7 @@ const LEASES_MAX: usize = 1_000;
 /// Longest wait for an event.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Longest lease: a week, as pull queues elsewhere have it.
-const LEASE_MAX: Span = Span(Duration::from_secs(7 * 86_400));
+pub(crate) const LEASE_MAX: Span = Span(Duration::from_secs(7 * 86_400));
 /// What the ids of leases start with.
 pub(crate) const PREFIX: &str = "lse";
 

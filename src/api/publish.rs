@@ -4,7 +4,7 @@ use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use bus::log::{PUBLISH_BYTES_MAX, PUBLISH_EVENTS_MAX};
+use bus::log::{EVENT_BYTES_MAX, PUBLISH_BYTES_MAX, PUBLISH_EVENTS_MAX};
 use bus::{PublishError, Receipt};
 use bytes::Bytes;
 use schemas::http::{Defaults, Form};
@@ -114,7 +114,11 @@ pub(crate) async fn answer(
 
 fn refused(error: PublishError, single: bool) -> Problem {
     match &error {
-        PublishError::EventTooLarge { index, .. } if !single => {
+        PublishError::EventTooLarge { bytes, .. } if single => {
+            let detail = format!("the event is {bytes} bytes, the limit is {EVENT_BYTES_MAX}");
+            Problem::too_large(detail)
+        }
+        PublishError::EventTooLarge { index, .. } => {
             Problem::too_large(error.to_string()).at(&format!("/{index}"))
         }
         _ => Problem::from(error),
@@ -157,6 +161,9 @@ fn accept(event: &mut Event, principal: &Principal, parent: Option<&str>) -> Res
     let mut faults = Faults::default();
     if event.kind.is_reserved() {
         faults.push("/type", "types under dev.skald are Skald's own");
+    }
+    if event.extension("replayed").is_some() {
+        faults.push("/replayed", "is put in by Skald, where an event is handed over again");
     }
     // A key bound to a tenant publishes that tenant's events and no others.
     if let Some(tenant) = &principal.tenant {

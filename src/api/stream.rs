@@ -58,6 +58,10 @@ pub(crate) async fn stream(
         Arc::clone(&state.streams).try_acquire_owned().map_err(|_| Problem::overloaded())?;
     let head = *state.log.head().borrow();
     let from = resumed.or(after).unwrap_or(head);
+    if from > head {
+        let detail = format!("{from} is ahead of the log, which ends at {head}");
+        return Err(Problem::fault(if resumed.is_some() { "" } else { "/after" }, detail));
+    }
     let stop = state.stop.clone();
     let tenant = principal.tenant.clone();
     let log = Arc::clone(&state.log);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use bus::chain;
+use bus::{Clock, chain};
 use bytes::Bytes;
 use egress::Egress;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -102,7 +102,7 @@ pub async fn attempt(
                 cut => cut.as_ref().map(|error| chain(error)),
             };
             if attempt.is_busy() {
-                attempt.pause = response.retry_after(seconds(at));
+                attempt.pause = response.retry_after(Clock::wall_seconds());
             }
         }
         Err(error) => attempt.error = Some(error),
@@ -126,18 +126,15 @@ fn request(
         Ok(())
     };
     add("webhook-id", id)?;
-    add("webhook-timestamp", &seconds(at).to_string())?;
-    add("webhook-signature", &route.sign(id, at, &body))?;
+    let seconds = Clock::wall_seconds();
+    add("webhook-timestamp", &seconds.to_string())?;
+    add("webhook-signature", &route.sign(id, at, seconds, &body))?;
     if let Some(parent) = event.traceparent() {
         add("traceparent", parent)?;
     }
     let timeout = outbound.endpoint().manner.timeout.0.min(TIMEOUT_MAX);
     let url = route.target.clone();
     Ok(egress::Request { method: Method::POST, url, headers, body, timeout })
-}
-
-fn seconds(at: Timestamp) -> i64 {
-    at.as_micros().div_euclid(1_000_000)
 }
 
 /// The database holds no zero bytes in text.

@@ -66,8 +66,7 @@ impl Route {
 
     /// One signature for each secret that signs at `at`, with a space between them: the value of
     /// `webhook-signature`.
-    pub(crate) fn sign(&self, id: &str, at: Timestamp, body: &[u8]) -> String {
-        let seconds = at.as_micros().div_euclid(1_000_000);
+    pub(crate) fn sign(&self, id: &str, at: Timestamp, seconds: i64, body: &[u8]) -> String {
         let mut signatures = String::new();
         for (secret, end) in &self.secrets {
             if end.is_none_or(|end| end > at.as_micros()) {
@@ -95,7 +94,7 @@ mod tests {
             .check_url("https://example.com/hook")
             .unwrap();
         let route = Route { target, headers: HeaderMap::new(), secrets };
-        let signatures = route.sign("dlv_1", Timestamp::from_micros(7), b"{}");
+        let signatures = route.sign("dlv_1", Timestamp::from_micros(7), 0, b"{}");
         assert_eq!(signatures.split(' ').count(), 2);
         let (SigningSecret::Shared(shared), SigningSecret::Private(pair)) = (shared, private)
         else {

@@ -1,13 +1,32 @@
 //! Sources and types as small numbers.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use schemas::Event;
 
 /// Names remembered per table; past it the memory is emptied and filled anew from the file, so
 /// that a source per device does not grow the process.
 const REMEMBERED_MAX: usize = 16_384;
+
+/// The name that the source of `event` is stored under: with the tenant whose it is, if it has one, so
+/// that what is unique is so among that tenant's events.
+pub(super) fn stored_source(event: &Event) -> Cow<'_, str> {
+    match event.tenant() {
+        None => Cow::Borrowed(event.source.as_str()),
+        Some(tenant) => Cow::Owned(format!("{}\n{tenant}", event.source)),
+    }
+}
+
+/// The source in a name that it is stored under.
+pub(super) fn source_of(stored: Arc<str>) -> Arc<str> {
+    match stored.split_once('\n') {
+        None => stored,
+        Some((source, _)) => source.into(),
+    }
+}
 
 /// One table of names (`source` or `type`), looked up in both directions.
 pub(super) struct Names {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use schemas::{Data, Event, EventId, EventType, Patterns, Source, Timestamp};
 use tokio::sync::Semaphore;
 
-use crate::embedded::names::Names;
+use crate::embedded::names::{Names, source_of};
 use crate::{Page, Read, ReadError, Recorded, Seq};
 
 /// Reads at once; more wait.
@@ -306,7 +306,7 @@ fn decode(
     sources: &mut Names,
     types: &mut Names,
 ) -> rusqlite::Result<Recorded> {
-    let source = sources.name(connection, row.get(1)?)?;
+    let source = source_of(sources.name(connection, row.get(1)?)?);
     let kind = types.name(connection, row.get(3)?)?;
     let id: Arc<str> = row.get_ref(2)?.as_str()?.into();
     let attributes = row.get_ref(5)?.as_str()?;

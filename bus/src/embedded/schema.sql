@@ -7,7 +7,8 @@ create table if not exists log (
     last_seq integer not null
 );
 
--- Sources and types, stored once: rows carry small numbers, which keeps both indexes small.
+-- Sources and types, stored once: rows carry small numbers, which keeps both indexes small. The source
+-- of a tenant's events is one of that tenant: behind its name stand a line feed and the tenant.
 create table if not exists source (id integer primary key, name text not null unique);
 create table if not exists type (
     id integer primary key,
@@ -31,7 +32,7 @@ create table if not exists event (
     data blob not null
 );
 
--- A duplicate is one event: CloudEvents 1.0, `source` + `id`.
+-- A duplicate is one event: CloudEvents 1.0, `source` + `id`, and no tenant can take those of another.
 create unique index if not exists event_identity on event (source, id);
 -- Reads, counts and prunes by type without touching the rows.
 create index if not exists event_type on event (type, seq);

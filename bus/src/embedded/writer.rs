@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::embedded::Start;
 use crate::embedded::checkpoint::Checkpoints;
 use crate::embedded::gather::Gathered;
-use crate::embedded::names::Names;
+use crate::embedded::names::{Names, stored_source};
 use crate::embedded::sync::{SyncError, Syncs};
 use crate::failure::chain;
 use crate::log::Restored;
@@ -345,7 +345,7 @@ impl<'a> Group<'a> {
         event: Event,
         recorded: &mut Vec<(Arc<Recorded>, usize)>,
     ) -> rusqlite::Result<Receipt> {
-        let source = self.sources.id(self.tx, event.source.as_str())?;
+        let source = self.sources.id(self.tx, &stored_source(&event))?;
         let kind = self.types.id(self.tx, event.kind.as_str())?;
         let seq = self.last.next();
         let attributes = event.attributes_json();

@@ -35,14 +35,18 @@ pub(super) struct Outgoing {
     pub(super) payload: Bytes,
 }
 
-/// The event in binary mode, with `source` and `id` as the message id.
+/// The event in binary mode, with `source`, `id` and the tenant, if it has one, as the message id.
 pub(super) fn outgoing(event: &Event) -> Outgoing {
     let (attributes, payload) = schemas::nats::to_message(event);
     let mut headers = HeaderMap::new();
     let find = |name: &str| attributes.iter().find(|(known, _)| known == name);
     if let (Some((_, source)), Some((_, id))) = (find("ce-source"), find("ce-id")) {
-        // Both are percent-encoded: the space between them is the only one.
-        headers.insert(MESSAGE_ID, format!("{source} {id}"));
+        // All are percent-encoded: the spaces between them are the only ones.
+        let id = match find("ce-tenant") {
+            None => format!("{source} {id}"),
+            Some((_, tenant)) => format!("{source} {id} {tenant}"),
+        };
+        headers.insert(MESSAGE_ID, id);
     }
     for (name, value) in attributes {
         match name {

@@ -7,7 +7,7 @@ use bus::{Log, PublishError, Read, Retention, Seq, tail};
 use futures::StreamExt;
 use schemas::{Patterns, Timestamp};
 
-use crate::house::{House, event};
+use crate::house::{House, event, scripted};
 
 fn types(pattern: &str) -> Patterns {
     Patterns::from(pattern.parse::<schemas::Pattern>().unwrap())
@@ -35,6 +35,24 @@ async fn a_duplicate_is_one_event() {
     assert_eq!((receipts[2].seq, receipts[2].duplicate), (first.seq, true));
     assert!(!receipts[0].duplicate);
     assert_eq!(house.head().await, receipts[0].seq);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_tenant_can_take_the_event_of_another() {
+    let house = House::start().await;
+    let one = event("a", "k", 1);
+    let of = |tenant| one.clone().with_extension("tenant", tenant);
+    let events = vec![one.clone(), of("acme"), of("beta"), of("acme"), one.clone()];
+    let receipts = house.log.publish_all(events.clone()).await.unwrap();
+    let duplicates: Vec<bool> = receipts.iter().map(|receipt| receipt.duplicate).collect();
+    assert_eq!(duplicates, [false, false, false, true, true]);
+    let read: Vec<_> = house.events().await.iter().map(|e| e.event.clone()).collect();
+    assert_eq!(read, events[..3]);
+    // A consumer on a log that may hold an event twice does not take one for the other either.
+    let running = house.run(vec![scripted(|_, _| Ok(()))]).await;
+    house.settled("scripted").await;
+    running.stop().await;
+    assert_eq!(house.effects("k").await, [1, 1, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,6 +63,16 @@ impl Event {
         160 + required + time + optional + extensions.sum::<usize>() + data
     }
 
+    /// How many bytes the structured JSON has, binary data counted as it is and not as its base64.
+    #[must_use]
+    pub fn exact_size(&self) -> usize {
+        let coded = match &self.data {
+            Data::Binary(bytes) => bytes.len().div_ceil(3) * 4 - bytes.len(),
+            Data::Empty | Data::Json(_) | Data::Text(_) => 0,
+        };
+        self.to_json().len() - coded
+    }
+
     /// Appends the optional core attributes as members.
     pub(super) fn write_optional(&self, out: &mut Vec<u8>) {
         let texts = [

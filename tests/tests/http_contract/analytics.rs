@@ -98,3 +98,14 @@ async fn a_consumer_without_rollups_cannot_be_rebuilt() {
     house.post("/v1/consumers/c/rebuild", json!({})).await.problem(409);
     house.post("/v1/consumers/nobody/rebuild", json!({})).await.problem(404);
 }
+
+#[tokio::test]
+async fn a_series_ends_where_clocks_go_back_by_half_an_hour() {
+    let house = House::start().await;
+    let zone = "interval=hour&timezone=Australia/Lord_Howe";
+    let time = "from=2026-04-04T13:00:00Z&to=2026-04-04T18:00:00Z";
+    let path = format!("/v1/analytics/timeseries?metric=events&{zone}&{time}");
+    let series = house.get(&path).await.json_of(200);
+    let points = series["points"].as_array().unwrap();
+    assert_eq!(points.len(), 5, "the hour from 01:00 has 90 minutes: {series}");
+}

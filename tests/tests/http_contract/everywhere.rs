@@ -92,11 +92,17 @@ async fn compressed_bodies_are_read_and_a_compressed_bomb_is_refused() {
         call.typed("application/json", bytes).send()
     };
     post(compressed(br#"{"type":"t","id":"small"}"#)).await.check(202);
+    for (coding, body) in
+        [("GZIP", compressed(b"{\"type\":\"t\"}")), ("Identity", b"{\"type\":\"t\"}".to_vec())]
+    {
+        let call = house.call(Method::POST, "/v1/events").header("content-encoding", coding);
+        call.typed("application/json", body).send().await.check(202);
+    }
     let bomb = format!(r#"{{"type":"t","data":"{}"}}"#, "x".repeat(64 * 1024 * 1024));
     post(compressed(bomb.as_bytes())).await.problem(413);
     post(b"this is not gzip".to_vec()).await.problem(400);
     house.get("/v1/events/1").await.check(200);
-    house.get("/v1/events/2").await.check(404);
+    house.get("/v1/events/4").await.check(404);
 }
 
 #[tokio::test]
@@ -290,6 +296,14 @@ async fn in_a_body_a_text_is_no_number_and_no_truth() {
         json!({"types": ["t"], "kind": "pull", "policy": {"attempts_max": "5", "ordered": "true"}});
     let faults = house.put("/v1/consumers/c", body).await.faults();
     assert_eq!(faults, ["/policy/attempts_max", "/policy/ordered"]);
+}
+
+#[tokio::test]
+async fn no_page_is_shown_in_a_frame() {
+    let house = House::start().await;
+    for page in ["/docs/", "/events"] {
+        assert_eq!(house.get(page).await.expect(200).header("x-frame-options"), "DENY", "{page}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use skald_tests::{EventStream, House, Setup, skald};
 use tempfile::TempDir;
 
+use super::cloud_event;
+
 /// Makes a key; answers what was told of it.
 async fn create(data: &Path, name: &str, more: &[&str]) -> Value {
     let folder = data.to_str().unwrap();
@@ -139,6 +141,24 @@ async fn a_key_of_a_tenant_publishes_and_reads_only_its_own_events() {
     assert_eq!(items.len(), 1, "{listed}");
     assert_eq!(items[0]["event"]["id"], "own");
     acme.get("/v1/events/2").await.problem(403);
+}
+
+#[tokio::test]
+async fn what_one_tenant_publishes_is_no_duplicate_of_what_another_does() {
+    let folder = TempDir::new().unwrap();
+    let house = house_in(&folder).await;
+    for tenant in ["acme", "beta"] {
+        let made =
+            create(folder.path(), tenant, &["--scope", "publish,read", "--tenant", tenant]).await;
+        let its = house.with_key(made["key"].as_str().unwrap());
+        for duplicate in [false, true] {
+            let receipt = its.publish(cloud_event("/shop", "order-1", "t")).await;
+            assert_eq!(receipt["duplicate"], duplicate, "{receipt}");
+        }
+        let listed = its.get("/v1/events").await.json_of(200);
+        assert_eq!(listed["items"][0]["event"]["tenant"], tenant, "{listed}");
+        assert_eq!(listed["items"][0]["event"]["source"], "/shop", "{listed}");
+    }
 }
 
 #[tokio::test]

@@ -74,6 +74,7 @@ async fn a_policy_that_contradicts_itself_is_refused() {
     for (policy, pointer) in [
         (json!({"backoff_min": "10s", "backoff_max": "1s"}), "/policy/backoff_min"),
         (json!({"timeout": "0s"}), "/policy/timeout"),
+        (json!({"timeout": "8d"}), "/policy/timeout"),
         (json!({"attempts_max": 101}), "/policy/attempts_max"),
         (json!({"max_concurrent": 0}), "/policy/max_concurrent"),
         (json!({"burst": -1}), "/policy/burst"),

@@ -205,3 +205,12 @@ async fn a_paused_built_in_consumer_catches_up_when_it_is_resumed() {
     house.post("/v1/consumers/count-events/resume", json!({})).await.check(200);
     figures(&house, "count-events", &[("waiting", 0)]).await;
 }
+
+#[tokio::test]
+async fn the_names_of_what_is_part_of_the_program_are_taken() {
+    let house = House::start().await;
+    for name in ["ingest", "count-events", "index-lineage"] {
+        let body = json!({"types": ["t"], "kind": "pull"});
+        house.put(&format!("/v1/consumers/{name}"), body).await.problem(409);
+    }
+}

@@ -25,6 +25,13 @@ async fn a_stream_is_live() {
 }
 
 #[tokio::test]
+async fn a_stream_that_would_start_ahead_of_the_log_is_refused() {
+    let house = House::start().await;
+    assert_eq!(house.get(&format!("{PATH}?after=7")).await.faults(), ["/after"]);
+    house.call(Method::GET, PATH).header("last-event-id", "7").send().await.problem(422);
+}
+
+#[tokio::test]
 async fn a_stream_shows_only_the_types_asked_for() {
     let house = House::start().await;
     let path = format!("{PATH}?type=wanted.%2A");

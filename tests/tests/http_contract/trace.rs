@@ -34,6 +34,18 @@ async fn a_trace_holds_all_events_that_came_of_one() {
 }
 
 #[tokio::test]
+async fn what_overtakes_its_cause_is_traced_too() {
+    let house = House::start().await;
+    house.publish(json!({"type": "t", "id": "early", "causationid": "cause"})).await;
+    house.publish(json!({"type": "t", "id": "cause"})).await;
+    eventually("it is in the trace", async || {
+        let trace = house.get("/v1/events/2/trace").await.json_of(200);
+        (trace["events"][0]["event"]["id"] == "early").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn events_that_name_each_other_as_cause_do_not_turn_in_circles() {
     let house = House::start().await;
     house.publish(json!({"type": "t", "id": "a", "causationid": "b"})).await;
