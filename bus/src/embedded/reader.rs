@@ -81,19 +81,24 @@ impl Reader {
         let limit = read.events_max;
         let (matching, share) = self.matching(&read.types)?;
         if share < SCAN_SHARE_MIN {
-            let mut seqs = self.seqs(&matching, read.after, until, limit, "asc")?;
+            let mut seqs = self.seqs(&matching, read.after, until, limit, Order::OldestFirst)?;
             seqs.sort_unstable();
             return self.page_of(&seqs, limit, until.max(read.after));
         }
-        self.scan(read, until, &matching)
+        let end = until.max(read.after);
+        self.scan(read, until, &matching, Order::OldestFirst, end)
     }
 
     pub(super) fn back(&mut self, read: &Read, head: Seq) -> rusqlite::Result<Page> {
         let until = read.until.min(head);
-        let (matching, _) = self.matching(&read.types)?;
-        let mut seqs = self.seqs(&matching, read.after, until, read.events_max, "desc")?;
-        seqs.sort_unstable_by(|a, b| b.cmp(a));
-        self.page_of(&seqs, read.events_max, read.after)
+        let (matching, share) = self.matching(&read.types)?;
+        if share < SCAN_SHARE_MIN {
+            let limit = read.events_max;
+            let mut seqs = self.seqs(&matching, read.after, until, limit, Order::NewestFirst)?;
+            seqs.sort_unstable_by(|a, b| b.cmp(a));
+            return self.page_of(&seqs, limit, read.after);
+        }
+        self.scan(read, until, &matching, Order::NewestFirst, read.after)
     }
 
     /// The events at `seqs`, which are sorted; the page ends at `end` when there are no more.
@@ -114,14 +119,22 @@ impl Reader {
         Ok(page)
     }
 
-    /// Reads every row in turn and drops those of other types.
-    fn scan(&mut self, read: &Read, until: Seq, matching: &[i64]) -> rusqlite::Result<Page> {
+    /// Reads every row in turn and drops those of other types; the page ends at `end` when there are no
+    /// more.
+    fn scan(
+        &mut self,
+        read: &Read,
+        until: Seq,
+        matching: &[i64],
+        order: Order,
+        end: Seq,
+    ) -> rusqlite::Result<Page> {
         let Reader { connection, sources, types } = self;
         let mut statement = connection.prepare_cached(&format!(
-            "select {COLUMNS} from event where seq > ?1 and seq <= ?2 order by seq"
+            "select {COLUMNS} from event where seq > ?1 and seq <= ?2 order by seq {order}"
         ))?;
         let mut rows = statement.query(params![read.after.get(), until.get()])?;
-        let mut page = Page { events: Vec::new(), through: until.max(read.after) };
+        let mut page = Page { events: Vec::new(), through: end };
         let (mut bytes, mut looked_at) = (0, 0);
         while let Some(row) = rows.next()? {
             looked_at += 1;
@@ -263,7 +276,7 @@ impl Reader {
         after: Seq,
         until: Seq,
         limit: usize,
-        order: &str,
+        order: Order,
     ) -> rusqlite::Result<Vec<Seq>> {
         let mut statement = self.connection.prepare_cached(&format!(
             "select seq from event where type = ?1 and seq > ?2 and seq <= ?3
@@ -294,6 +307,22 @@ impl Reader {
         #[expect(clippy::cast_precision_loss, reason = "a share decides between two ways to read")]
         let share = if total == 0 { 1.0 } else { matched as f64 / total as f64 };
         Ok((matching, share))
+    }
+}
+
+/// In which order rows are read.
+#[derive(Clone, Copy)]
+enum Order {
+    OldestFirst,
+    NewestFirst,
+}
+
+impl std::fmt::Display for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Order::OldestFirst => "asc",
+            Order::NewestFirst => "desc",
+        })
     }
 }
 
