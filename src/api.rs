@@ -31,6 +31,7 @@ pub(crate) mod sagas;
 mod state;
 mod stream;
 mod trace_context;
+mod unambiguous;
 mod webhook_body;
 mod webhooks;
 

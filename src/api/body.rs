@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::api::bodies::Full;
 use crate::api::problem::Problem;
 use crate::api::router::BODY_BYTES_MAX;
+use crate::api::unambiguous::Unambiguous;
 
 /// The members of an object, taken one by one; what is left over in the end is unknown.
 pub(crate) struct Fields {
@@ -35,7 +36,7 @@ impl Fields {
             return Err(Problem::media_type("send application/json"));
         }
         let text: &[u8] = if body.is_empty() { b"{}" } else { body };
-        let value: Value = serde_json::from_slice(text)
+        let Unambiguous(value) = serde_json::from_slice(text)
             .map_err(|error| Problem::malformed(format!("not valid JSON: {error}")))?;
         match value {
             Value::Object(members) => Ok(Fields::new(members, "")),
