@@ -2,7 +2,7 @@
 
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{Method, header};
+use axum::http::{Method, Version, header};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
@@ -18,6 +18,9 @@ pub(crate) fn is_open(path: &str) -> bool {
 /// Lets a request in, or refuses it.
 pub(crate) async fn admit(state: &State, request: &Parts) -> Result<Principal, Problem> {
     let (headers, path) = (&request.headers, request.uri.path());
+    if request.version == Version::HTTP_11 && !headers.contains_key(header::HOST) {
+        return Err(Problem::malformed("the header Host is missing (RFC 9112, section 3.2)"));
+    }
     if state.access == Access::Loopback {
         check_origin(request)?;
     }

@@ -36,8 +36,14 @@ impl Fields {
             return Err(Problem::media_type("send application/json"));
         }
         let text: &[u8] = if body.is_empty() { b"{}" } else { body };
-        let Unambiguous(value) = serde_json::from_slice(text)
-            .map_err(|error| Problem::malformed(format!("not valid JSON: {error}")))?;
+        let Unambiguous(value) = serde_json::from_slice(text).map_err(|error| {
+            let error = error.to_string();
+            if error.starts_with("recursion limit") {
+                Problem::fault("", "is nested too deep")
+            } else {
+                Problem::malformed(format!("not valid JSON: {error}"))
+            }
+        })?;
         match value {
             Value::Object(members) => Ok(Fields::new(members, "")),
             _ => Err(Problem::fault("", "must be a JSON object")),

@@ -30,6 +30,8 @@ async fn bodies_must_be_json_of_the_right_type_and_shape() {
     };
     put("application/json", "{").await.problem(400);
     put("text/plain", "{}").await.problem(415);
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    put("application/json", &format!(r#"{{"types":{deep}}}"#)).await.problem(422);
     let twice = put("application/json", r#"{"types":["a"],"types":["b"],"kind":"pull"}"#).await;
     assert!(twice.problem(400)["detail"].as_str().unwrap().contains("`types` is given twice"));
     assert_eq!(put("application/json", "[]").await.faults(), [""]);

@@ -42,6 +42,7 @@ async fn whatever_names_the_host_must_name_this_machine() {
     };
     let local = "GET http://localhost/v1/events HTTP/1.1\r\nhost: localhost\r\n";
     assert_eq!(status(local).await, "200");
+    assert_eq!(status("GET /v1/events HTTP/1.1\r\n").await, "400");
     let absolute = "GET http://evil.example/v1/events HTTP/1.1\r\nhost: localhost\r\n";
     assert_eq!(status(absolute).await, "403");
     let twice = "GET /v1/events HTTP/1.1\r\nhost: localhost\r\nhost: evil.example\r\n";
