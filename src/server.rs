@@ -84,6 +84,9 @@ pub enum ServeError {
     /// The address.
     #[error("listening on {0}")]
     Listen(String, #[source] std::io::Error),
+    /// A task that should go on has ended.
+    #[error("the task for {0} has ended, which should not happen; start the process again")]
+    Broken(&'static str),
     /// Beyond this machine without keys.
     #[error(
         "refusing to listen on {0} without an API key: make one with `skald keys create`, or listen on 127.0.0.1"
@@ -91,7 +94,8 @@ pub enum ServeError {
     NoKeys(SocketAddr),
 }
 
-/// Runs a node until SIGTERM or Ctrl-C.
+/// Runs a node until SIGTERM or Ctrl-C. One whose tasks do not all go on ends with an error, and not
+/// half at work: what it had is taken over, or up again by its next start.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -102,10 +106,12 @@ pub async fn run(
     sagas: Vec<Arc<dyn Methods>>,
 ) -> Result<(), ServeError> {
     allow_connections();
-    let node = Node::start(settings, profile, handlers, sagas).await?;
+    let mut node = Node::start(settings, profile, handlers, sagas).await?;
     announce(&node);
-    stopped().await;
-    tracing::info!("stopping");
+    tokio::select! {
+        () = stopped() => tracing::info!("stopping"),
+        what = node.broken() => return Err(ServeError::Broken(what)),
+    }
     node.stop().await;
     Ok(())
 }
@@ -290,6 +296,17 @@ impl Node {
     #[must_use]
     pub fn db(&self) -> &Db {
         &self.db
+    }
+
+    /// Ends when a task has that should go on until [`Node::stop`]; answers which. It panicked, most likely.
+    async fn broken(&mut self) -> &'static str {
+        tokio::select! {
+            () = self.platform.broken() => "consumers, the relay or housekeeping",
+            () = self.sagas.broken() => "sagas",
+            _ = &mut self.push => "push consumers",
+            _ = &mut self.deliver => "webhooks",
+            _ = &mut self.http => "HTTP",
+        }
     }
 
     /// Takes no new request, ends the open ones, then the consumers, then log and database: within
@@ -506,5 +523,23 @@ async fn stopped() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_one_of_whose_tasks_has_ended_is_broken() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::in_folder(folder.path());
+        settings.listen = "127.0.0.1:0".to_owned();
+        let node = Node::start(settings, Profile::Dev, Vec::new(), Vec::new());
+        let mut node = node.await.unwrap();
+        let well = tokio::time::timeout(Duration::from_millis(300), node.broken()).await;
+        assert!(well.is_err(), "{well:?}");
+        node.deliver.abort();
+        assert_eq!(node.broken().await, "webhooks");
     }
 }

@@ -151,6 +151,16 @@ impl Running {
         &self.node
     }
 
+    /// Ends when a task has panicked that should go on until [`Running::stop`].
+    pub async fn broken(&mut self) {
+        while let Some(ended) = self.tasks.join_next().await {
+            if let Err(error) = ended {
+                return tracing::error!(%error, "a task of the bus has ended");
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
     /// Asks all tasks to end, each at a point where nothing is left half done, and waits for them;
     /// then gives up what this node had, so that others have it at once.
     pub async fn stop(mut self) {

@@ -141,6 +141,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Ends when the engine has without being asked to: it panicked, most likely.
+    pub async fn broken(&mut self) {
+        let _ = (&mut self.task).await;
+    }
+
     /// Asks it to end, between two commits, and waits.
     pub async fn stop(self) {
         self.stop.cancel();

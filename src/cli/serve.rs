@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Stop, load};
 use crate::config::Flags;
-use crate::server::{self, Profile};
+use crate::server::{self, Profile, ServeError};
 use crate::telemetry;
 
 /// How to run for development.
@@ -58,5 +58,8 @@ async fn run(flags: &Flags, profile: Profile) -> Result<(), Stop> {
     let guard = telemetry::init(&settings).map_err(Stop::start)?;
     let ended = server::run(settings, profile, Vec::new(), Vec::new()).await;
     guard.shutdown();
-    ended.map_err(Stop::start)
+    ended.map_err(|error| match error {
+        ServeError::Broken(_) => Stop::Failed(error.into()),
+        _ => Stop::start(error),
+    })
 }
