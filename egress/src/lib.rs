@@ -26,7 +26,7 @@ mod target;
 pub use target::{Target, UrlFault};
 
 mod request;
-pub use request::Request;
+pub use request::{Request, is_reserved_header};
 
 mod response;
 pub use response::{RESPONSE_BODY_BYTES_MAX, Response};

@@ -27,6 +27,37 @@ const OWNED_HEADERS: [HeaderName; 11] = [
     UPGRADE,
 ];
 
+/// Headers that no configuration sets: they belong to the connection, to the body, to the way of the
+/// request or to its trace.
+const RESERVED_HEADERS: [&str; 20] = [
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+];
+
+/// Whether a header, named in lower case, is one that no configuration sets.
+#[must_use]
+pub fn is_reserved_header(name: &str) -> bool {
+    RESERVED_HEADERS.contains(&name)
+}
+
 /// A request to an address that somebody else chose.
 #[derive(Clone, Debug)]
 pub struct Request {

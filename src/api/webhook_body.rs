@@ -26,28 +26,6 @@ const OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
 const CONCURRENT_MAX: i64 = 1_000;
 
 /// Headers that are Skald's or the connection's to set.
-const RESERVED: [&str; 20] = [
-    "accept-encoding",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "date",
-    "expect",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "traceparent",
-    "tracestate",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-    "via",
-];
 const RESERVED_PREFIXES: [&str; 4] = ["webhook-", "x-forwarded-", "ce-", "skald-"];
 
 /// A webhook to be made; or, each field optional, changed.
@@ -296,7 +274,7 @@ fn header_fault(name: &str, value: &Value) -> Option<String> {
         return Some("is no name of a header".to_owned());
     }
     let prefixed = RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
-    if prefixed || RESERVED.contains(&lower.as_str()) {
+    if prefixed || egress::is_reserved_header(&lower) {
         return Some("is reserved".to_owned());
     }
     let Value::String(value) = value else { return None };

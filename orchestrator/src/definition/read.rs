@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 use schemas::{EventType, Faults, Pattern};
 
 use super::members::{Members, template, told};
@@ -290,8 +290,14 @@ fn headers(members: &mut Members<'_>, faults: &mut Faults) -> Vec<(String, Templ
             told(faults, &path, value.line, "is no name of a header");
         } else if own.starts_with("skald-") || own == "idempotency-key" {
             told(faults, &path, value.line, "is set by Skald");
-        } else if let Some(value) = template(value, &path, faults) {
-            found.push((own, value));
+        } else if egress::is_reserved_header(&own) {
+            told(faults, &path, value.line, "is reserved");
+        } else if let Some(text) = template(value, &path, faults) {
+            let constant = text.constant().and_then(serde_json::Value::as_str);
+            if constant.is_some_and(|value| HeaderValue::from_str(value).is_err()) {
+                told(faults, &path, value.line, "is no value of a header");
+            }
+            found.push((own, text));
         }
     }
     found

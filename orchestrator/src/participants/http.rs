@@ -2,7 +2,7 @@
 
 use bus::chain;
 use bytes::Bytes;
-use egress::Egress;
+use egress::{Egress, EgressError};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::Value;
 
@@ -32,11 +32,13 @@ pub(super) async fn send(
 ) -> Answer {
     let url = match egress.check_url(call.url) {
         Ok(url) => url,
+        // Nothing is sent, and the next attempt would be the same.
+        Err(error @ EgressError::InvalidUrl { .. }) => return Answer::Unfilled(chain(&error)),
         Err(error) => return Answer::unclear(chain(&error)),
     };
     let headers = match headers(saga, request, &call) {
         Ok(headers) => headers,
-        Err(error) => return Answer::unclear(error),
+        Err(error) => return Answer::Unfilled(error),
     };
     let body = call.body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
     let method = call.method.clone();

@@ -142,3 +142,17 @@ steps:
     let line = |fault: &serde_json::Value| fault["detail"].as_str().unwrap().starts_with("line ");
     assert!(faults.iter().all(line), "{told:#}");
 }
+
+#[tokio::test]
+async fn headers_that_are_never_sent_are_refused() {
+    let house = House::start().await;
+    let headers = json!({"Host": "x", "Content-Type": "text/plain", "traceparent": "x",
+        "X-Fine": "a", "X-Lines": "a\r\nb", "Skald-Saga": "x"});
+    let step = json!({"step": "a", "post": "http://127.0.0.1:1900", "headers": headers,
+        "no_undo": "it is a test"});
+    let body = json!({"saga": "s", "steps": [step]});
+    let mut faults = house.put("/v1/sagas/definitions/s", body).await.faults();
+    faults.sort();
+    let names = ["Content-Type", "Host", "Skald-Saga", "X-Lines", "traceparent"];
+    assert_eq!(faults, names.map(|name| format!("/steps/0/headers/{name}")));
+}

@@ -228,3 +228,19 @@ async fn an_attempt_that_waits_for_its_time_is_not_counted() {
     house.post("/v1/sagas/one/retry", json!({})).await.check(200);
     assert_eq!(ended(&house, "one", "completed").await["steps"][0]["attempts"], 2);
 }
+
+#[tokio::test]
+async fn what_cannot_be_sent_waits_for_a_person_and_is_not_undone() {
+    let house = House::start().await;
+    let p = Participant::start().await;
+    let text = format!(
+        "saga: s\nsteps:\n  - step: a\n    post: '{}'\n    headers: {{ x-note: '{{{{ input.note }}}}' }}\n    undo: {{ post: '{}' }}\n",
+        p.url("/a"),
+        p.url("/u"),
+    );
+    define(&house, &text).await;
+    start(&house, "s", "one", json!({"note": "two\r\nlines"})).await;
+    let saga = ended(&house, "one", "stuck").await;
+    assert!(saga["steps"][0]["error"].as_str().unwrap().contains("x-note"), "{saga:#}");
+    assert!(p.calls().is_empty(), "nothing was sent, so nothing is undone");
+}
