@@ -161,6 +161,25 @@ pub fn take(state: &mut State, input: &Input, moment: Moment) -> Result<Plan, Re
     Ok(planner.plan)
 }
 
+/// Sets a saga aside that cannot be moved: what follows from its next input cannot be written. It is
+/// stuck until a person decides; `has_begun` says whether it is on the journal already.
+///
+/// # Errors
+/// [`Refusal`]: it has ended.
+pub fn set_aside(
+    state: &mut State,
+    has_begun: bool,
+    error: &str,
+    moment: Moment,
+) -> Result<Plan, Refusal> {
+    let mut planner = Planner { state, moment, plan: Plan::default() };
+    if !has_begun {
+        planner.emit(Transition::Started)?;
+    }
+    planner.emit(Transition::SetAside { error: error.to_owned() })?;
+    Ok(planner.plan)
+}
+
 impl Planner<'_> {
     fn emit(&mut self, transition: Transition) -> Result<(), Refusal> {
         self.state.apply(&transition, self.moment.at_us)?;

@@ -3,5 +3,6 @@
 
 mod away;
 mod commands;
+mod keys;
 mod killed;
 mod orders;

@@ -15,7 +15,7 @@ impl State {
     #[must_use]
     pub fn requests(&mut self, now_us: i64) -> Vec<Request> {
         let mut found = Vec::new();
-        if self.status.is_ended() {
+        if self.status.is_ended() || self.set_aside {
             return found;
         }
         if self.lock_wanted && self.status == Status::Running {
@@ -33,7 +33,7 @@ impl State {
     /// When it must be looked at again without anything happening to it; `None` for never.
     #[must_use]
     pub fn wake_us(&self, now_us: i64) -> Option<i64> {
-        if self.status.is_ended() {
+        if self.status.is_ended() || self.set_aside {
             return None;
         }
         let deadline = self.deadline_us().filter(|_| self.waits_for_deadline());
