@@ -14,6 +14,7 @@ mod driver;
 mod events;
 mod finish;
 mod kept_answer;
+mod locks;
 mod replies;
 mod retention;
 mod round;
@@ -186,6 +187,7 @@ impl Engine {
         let pruner = retention::prune(engine.clone(), node.clone(), stop.clone());
         let driver = driver::Driver::new(engine.clone(), node, messages, stop.clone()).await?;
         tokio::spawn(pruner);
+        tokio::spawn(locks::mend(engine.clone(), stop.clone()));
         if let Some(nats) = shared.participants.nats() {
             tokio::spawn(replies::listen(engine.clone(), nats.clone(), stop.clone()));
         }

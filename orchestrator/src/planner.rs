@@ -279,7 +279,10 @@ impl Planner<'_> {
     /// An answer to an action. Any definite answer to any attempt of a key settles it; nothing
     /// changes it then.
     fn action_answer(&mut self, name: &str, round: u32, answer: &Answer) -> Result<(), Refusal> {
-        let Some(cell) = self.state.cells.get(name) else { return Ok(()) };
+        let Some(cell) = self.state.cells.get(name) else {
+            self.lock_answer(name, answer);
+            return Ok(());
+        };
         if cell.half.round != round || self.state.status == Status::Abandoned {
             return Ok(());
         }
@@ -320,6 +323,13 @@ impl Planner<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// It stands behind others that want a lock, and is told when it has it. That is in memory alone:
+    /// whoever loads it anew asks once more, which changes nothing.
+    fn lock_answer(&mut self, name: &str, answer: &Answer) {
+        let wanted = self.state.lock_request().is_some_and(|wanted| wanted.step == name);
+        self.state.lock_queued |= wanted && *answer == Answer::Later;
     }
 
     /// An attempt before may have been done, so its outcome is unknown. Trying again cannot help, and

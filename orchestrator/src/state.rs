@@ -145,6 +145,8 @@ pub struct State {
     pub(crate) locks: Result<Vec<String>, String>,
     pub(crate) locks_held: usize,
     pub(crate) lock_wanted: bool,
+    /// Whether it stands in the queue for it, as far as is known in memory.
+    pub(crate) lock_queued: bool,
     /// Whether what follows cannot be written, so that nothing is asked for until a person decides.
     pub(crate) set_aside: bool,
     /// Why it compensates.
@@ -326,6 +328,7 @@ impl State {
             locks: Ok(Vec::new()),
             locks_held: 0,
             lock_wanted: false,
+            lock_queued: false,
             set_aside: false,
             reason: None,
             error: None,

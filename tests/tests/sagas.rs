@@ -5,4 +5,5 @@ mod away;
 mod commands;
 mod keys;
 mod killed;
+mod locks;
 mod orders;

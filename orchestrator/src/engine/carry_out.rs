@@ -20,8 +20,8 @@ pub(super) fn carry_out(engine: Engine, row: SagaRow, request: Request) {
         let input = match request.call.as_ref() {
             Call::Lock(name) => match lock::take(&shared.db, name, &row.id).await {
                 Ok(true) => Input::Locked { lock: name.clone() },
-                // It stands in the queue; whoever lets go leaves an input.
-                Ok(false) => return,
+                // It stands in the queue, and need not stay in memory for that.
+                Ok(false) => Input::Answer { request: id, answer: Answer::Later },
                 Err(error) => {
                     tracing::warn!(%error, lock = name, "taking a lock");
                     tokio::time::sleep(std::time::Duration::from_millis(500)).await;

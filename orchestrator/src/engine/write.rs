@@ -66,9 +66,7 @@ impl Driver {
         for ((status, wake_us, ended), ids) in rows.marks {
             store::mark(tx, &ids, status, wake_us, ended.then_some(now)).await?;
         }
-        for saga in &rows.lets_go {
-            lock::release(tx, saga).await?;
-        }
+        lock::release(tx, &rows.lets_go).await?;
         store::wait_for_events(tx, &rows.waiting, &rows.waits).await?;
         if !work.rested.is_empty() {
             tx.wake(signals::SAGA_ENDED);

@@ -18,7 +18,7 @@ impl State {
         if self.status.is_ended() || self.set_aside {
             return found;
         }
-        if self.lock_wanted && self.status == Status::Running {
+        if self.status == Status::Running && !self.lock_queued {
             found.extend(self.lock_request());
         }
         let mut names: Vec<String> = self.cells.keys().cloned().collect();
@@ -82,7 +82,11 @@ impl State {
         self.status == Status::Running && !self.is_past_point() && !self.is_at_point()
     }
 
-    fn lock_request(&self) -> Option<Request> {
+    /// The lock that it wants next, and has not.
+    pub(super) fn lock_request(&self) -> Option<Request> {
+        if !self.lock_wanted {
+            return None;
+        }
         let lock = self.locks.as_ref().ok()?.get(self.locks_held)?;
         Some(Request {
             step: format!("lock:{lock}"),

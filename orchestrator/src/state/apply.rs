@@ -40,7 +40,7 @@ impl State {
         use Transition as T;
         match transition {
             T::Started => {}
-            T::LockWanted { .. } => self.lock_wanted = true,
+            T::LockWanted { .. } => (self.lock_wanted, self.lock_queued) = (true, false),
             T::Locked { .. } => {
                 self.locks_held += 1;
                 self.lock_wanted = false;

@@ -4,6 +4,7 @@
 mod barriers;
 mod by_hand;
 mod definitions;
+mod locks;
 mod mistakes;
 mod random_runs;
 mod rust_sagas;
