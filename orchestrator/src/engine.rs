@@ -2,19 +2,27 @@
 //!
 //! Callers and participants put messages into one bounded inbox. The `driver`, one task per node,
 //! takes all that wait (`recv_many`, without a timer), loads the sagas that are not in memory, lets
-//! the planner move each, and commits everything in one transaction (`round`); only then requests go
-//! out and callers are answered. A saga that waits for something outside is a row, not a task: it
+//! the planner move each, and commits everything in one transaction (`round`, `write`); only then
+//! requests go out (`carry_out`) and callers are answered (`finish`). A saga that wants written what
+//! cannot be is set aside (`set_aside`). A saga that waits for something outside is a row, not a task: it
 //! leaves memory, and its `wake_at_us` or an input brings it back. `replies` takes the answers of
 //! participants on NATS. `shards` says which sagas are this
 //! node's.
 
+mod carry_out;
 mod driver;
 mod events;
+mod finish;
+mod kept_answer;
+mod locks;
 mod replies;
 mod retention;
 mod round;
+mod round_error;
+mod set_aside;
 mod shards;
 mod waiters;
+mod write;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -184,6 +192,7 @@ impl Engine {
         let pruner = retention::prune(engine.clone(), node.clone(), stop.clone());
         let driver = driver::Driver::new(engine.clone(), node, messages, stop.clone()).await?;
         tokio::spawn(pruner);
+        tokio::spawn(locks::mend(engine.clone(), stop.clone()));
         if let Some(nats) = shared.participants.nats() {
             tokio::spawn(replies::listen(engine.clone(), nats.clone(), stop.clone()));
         }
@@ -324,7 +333,7 @@ impl Engine {
                 let query = sql("delete from saga_input where asked = $1");
                 tx.execute(query.bind(asked)).await?;
                 tx.commit().await?;
-                return round::read_answer(&answer);
+                return kept_answer::read(&answer);
             }
             if tokio::time::Instant::now() > end {
                 return Err(InputError::Unavailable("its node is away".to_owned()));

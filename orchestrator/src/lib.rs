@@ -5,6 +5,11 @@
 mod name;
 pub use name::{InvalidName, NAME_BYTES_MAX, Name};
 
+mod key;
+pub use key::{InvalidKey, KEY_BYTES_MAX};
+
+mod fingerprint;
+
 mod document;
 pub use document::{Node, SOURCE_BYTES_MAX, Tree};
 
@@ -18,6 +23,8 @@ pub use transition::{IllegalTransition, Operation, Outcome, Reason, Transition};
 
 mod request;
 pub use request::{Answer, Call as RequestCall, Request, RequestId};
+
+mod publication;
 
 mod state;
 pub use state::{Cell, Half, Start, State, Status, StepStatus, UndoCell};

@@ -35,6 +35,10 @@ pub(crate) fn transition(row: &SagaRow, _: &State, transition: &Transition) {
             tracing::error!(saga.id = row.id, saga.step = step, error, "a saga needs a person");
             counter!("skald_sagas_stuck_total", "definition" => definition()).increment(1);
         }
+        Transition::SetAside { error } => {
+            tracing::error!(saga.id = row.id, error, "a saga is set aside: it needs a person");
+            counter!("skald_sagas_stuck_total", "definition" => definition()).increment(1);
+        }
         _ => {}
     }
 }

@@ -11,6 +11,8 @@ use sqlx::Row;
 
 use crate::definition::{Action, Definition, EventWait, Start};
 use crate::definitions::{Definitions, Registered};
+use crate::fingerprint::fingerprint;
+use crate::key::check_key;
 use crate::name::{NAME_BYTES_MAX, Name};
 use crate::planner::Input;
 use crate::state::Status;
@@ -172,7 +174,8 @@ impl StartSagas {
             Some(of) => {
                 let scope =
                     Scope::default().with("event", of_json(json)).with("env", self.env.clone());
-                of.text(&scope).ok()
+                // One that no step can wait for is nobody's, and no database need look for it.
+                of.text(&scope).ok().filter(|key| check_key(key).is_ok())
             }
             None => Some(event.event.partition_key().to_owned()),
         }
@@ -194,10 +197,5 @@ fn event_json(event: &Event) -> Value {
 /// An id made of the event's, where the definition does not say: the same for the same event.
 fn own_id(event: &Event) -> String {
     let text = format!("{} {}", event.source.as_str(), event.id.as_str());
-    let hash = |salt: u64| {
-        text.bytes().fold(0xcbf2_9ce4_8422_2325_u64 ^ salt, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
-    };
-    format!("{:016x}{:016x}", hash(0), hash(0x9e37_79b9_7f4a_7c15))
+    format!("{:016x}{:016x}", fingerprint(&text, 0), fingerprint(&text, 0x9e37_79b9_7f4a_7c15))
 }

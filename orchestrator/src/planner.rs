@@ -161,6 +161,25 @@ pub fn take(state: &mut State, input: &Input, moment: Moment) -> Result<Plan, Re
     Ok(planner.plan)
 }
 
+/// Sets a saga aside that cannot be moved: what follows from its next input cannot be written. It is
+/// stuck until a person decides; `has_begun` says whether it is on the journal already.
+///
+/// # Errors
+/// [`Refusal`]: it has ended.
+pub fn set_aside(
+    state: &mut State,
+    has_begun: bool,
+    error: &str,
+    moment: Moment,
+) -> Result<Plan, Refusal> {
+    let mut planner = Planner { state, moment, plan: Plan::default() };
+    if !has_begun {
+        planner.emit(Transition::Started)?;
+    }
+    planner.emit(Transition::SetAside { error: error.to_owned() })?;
+    Ok(planner.plan)
+}
+
 impl Planner<'_> {
     fn emit(&mut self, transition: Transition) -> Result<(), Refusal> {
         self.state.apply(&transition, self.moment.at_us)?;
@@ -260,7 +279,10 @@ impl Planner<'_> {
     /// An answer to an action. Any definite answer to any attempt of a key settles it; nothing
     /// changes it then.
     fn action_answer(&mut self, name: &str, round: u32, answer: &Answer) -> Result<(), Refusal> {
-        let Some(cell) = self.state.cells.get(name) else { return Ok(()) };
+        let Some(cell) = self.state.cells.get(name) else {
+            self.lock_answer(name, answer);
+            return Ok(());
+        };
         if cell.half.round != round || self.state.status == Status::Abandoned {
             return Ok(());
         }
@@ -301,6 +323,13 @@ impl Planner<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// It stands behind others that want a lock, and is told when it has it. That is in memory alone:
+    /// whoever loads it anew asks once more, which changes nothing.
+    fn lock_answer(&mut self, name: &str, answer: &Answer) {
+        let wanted = self.state.lock_request().is_some_and(|wanted| wanted.step == name);
+        self.state.lock_queued |= wanted && *answer == Answer::Later;
     }
 
     /// An attempt before may have been done, so its outcome is unknown. Trying again cannot help, and

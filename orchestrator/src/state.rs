@@ -6,7 +6,7 @@
 //!           ▼
 //!        compensating ─► compensated        (cancelled, when a person asked for it)
 //!           │
-//!           ▼  an undo that keeps failing, or an outcome that stays unknown
+//!           ▼  an undo that keeps failing, an outcome that stays unknown, or what cannot be written
 //!         stuck ─► (retry | skip by an operator) ─► where it was, or abandoned
 //!
 //! step:  waiting ─► acting ─► done ─► undoing ─► undone
@@ -24,8 +24,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::definition::{Action, Definition};
+use crate::key::check_key;
 use crate::request::Call;
-use crate::template::{Absent, Scope, of_json};
+use crate::template::{Absent, Scope, Template, of_json};
 use crate::transition::{IllegalTransition, Outcome, Reason, Transition};
 
 /// Where a saga is.
@@ -144,6 +145,10 @@ pub struct State {
     pub(crate) locks: Result<Vec<String>, String>,
     pub(crate) locks_held: usize,
     pub(crate) lock_wanted: bool,
+    /// Whether it stands in the queue for it, as far as is known in memory.
+    pub(crate) lock_queued: bool,
+    /// Whether what follows cannot be written, so that nothing is asked for until a person decides.
+    pub(crate) set_aside: bool,
     /// Why it compensates.
     pub(crate) reason: Option<Reason>,
     /// What went wrong first.
@@ -323,6 +328,8 @@ impl State {
             locks: Ok(Vec::new()),
             locks_held: 0,
             lock_wanted: false,
+            lock_queued: false,
+            set_aside: false,
             reason: None,
             error: None,
             output: None,
@@ -351,9 +358,12 @@ impl State {
     fn read_locks(&self) -> Result<Vec<String>, String> {
         let scope = self.scope(None);
         let locks = self.start.definition.locks.iter();
-        let mut locks = locks
-            .map(|lock| lock.text(&scope).map_err(|error| error.to_string()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let text = |lock: &Template| {
+            let lock = lock.text(&scope).map_err(|error| error.to_string())?;
+            check_key(&lock).map_err(|error| format!("its name {error}"))?;
+            Ok::<String, String>(lock)
+        };
+        let mut locks = locks.map(text).collect::<Result<Vec<_>, _>>()?;
         locks.sort_unstable();
         locks.dedup();
         Ok(locks)

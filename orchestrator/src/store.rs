@@ -429,6 +429,24 @@ pub(crate) async fn taken(tx: &mut Tx, kept: &[(i64, Option<String>)]) -> Result
     Ok(())
 }
 
+/// Inputs that were set aside with their sagas are to be taken again. They are those that have an
+/// answer which nobody waits for.
+pub(crate) async fn take_up_inputs(tx: &mut Tx, sagas: &[String]) -> Result<(), sqlx::Error> {
+    for chunk in bulk::chunks(sagas) {
+        let list = bulk::list(1, chunk.len());
+        let mut query = built(format!(
+            "update saga_input set answer = null
+             where asked is null and answer is not null and saga in ({list})"
+        ));
+        for saga in chunk {
+            query = query.bind(saga.clone());
+        }
+        tx.execute(query).await?;
+        tx.wake(bus::signals::SAGA);
+    }
+    Ok(())
+}
+
 /// An event that a saga waits for.
 pub(crate) struct EventWait {
     pub(crate) definition: String,

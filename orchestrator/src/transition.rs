@@ -203,6 +203,11 @@ pub enum Transition {
         /// Whether the participant refused: another attempt with the same key cannot help.
         refused: bool,
     },
+    /// It cannot be moved: what follows cannot be written. A person must decide.
+    SetAside {
+        /// Why.
+        error: String,
+    },
     /// An operator had it tried again.
     Retried {
         /// Why, where it was said.

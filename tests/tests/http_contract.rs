@@ -17,6 +17,7 @@ mod registration;
 mod replays;
 mod replays_under_way;
 mod saga_definitions;
+mod saga_limits;
 mod saga_shapes;
 mod sagas;
 mod sagas_stuck;

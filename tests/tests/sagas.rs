@@ -3,5 +3,7 @@
 
 mod away;
 mod commands;
+mod keys;
 mod killed;
+mod locks;
 mod orders;

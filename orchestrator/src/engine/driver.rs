@@ -78,6 +78,32 @@ pub(super) struct Driver {
     pub(super) lost_lease: bool,
 }
 
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.starts.is_empty() && self.items.is_empty()
+    }
+
+    /// The sagas that it is about.
+    pub(super) fn sagas(&self) -> BTreeSet<String> {
+        let starts = self.starts.iter().map(|(row, _)| row.id.clone());
+        starts.chain(self.items.iter().map(|item| item.saga.clone())).collect()
+    }
+
+    /// Two batches of half the sagas each, all of one saga in one of them and in order.
+    ///
+    /// # Errors
+    /// It is about one saga: itself.
+    pub(super) fn halves(self) -> Result<[Batch; 2], Batch> {
+        let sagas = self.sagas();
+        let Some(middle) = sagas.iter().nth(sagas.len() / 2).filter(|_| sagas.len() > 1) else {
+            return Err(self);
+        };
+        let (starts, more_starts) = self.starts.into_iter().partition(|(row, _)| row.id < *middle);
+        let (items, more_items) = self.items.into_iter().partition(|item| item.saga < *middle);
+        Ok([Batch { starts, items }, Batch { starts: more_starts, items: more_items }])
+    }
+}
+
 impl Driver {
     pub(super) async fn new(
         engine: Engine,
@@ -133,12 +159,13 @@ impl Driver {
             }
             self.ring(&mut batch);
             batch.items.append(&mut self.again);
-            if batch.items.is_empty() && batch.starts.is_empty() {
+            if batch.is_empty() {
                 let wait = self.until_timer();
                 tokio::select! {
                     () = self.stop.cancelled() => break,
                     count = self.messages.recv_many(&mut inbox, ROUND) => if count == 0 { break },
-                    _ = saga.changed() => continue,
+                    // The loop looks whether they have changed.
+                    _ = saga.changed() => { saga.mark_changed(); continue }
                     _ = config.changed() => { config.mark_changed(); continue }
                     () = tokio::time::sleep(wait) => continue,
                 }

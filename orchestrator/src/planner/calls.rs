@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::definition::{Action, OnUnknown, Retry, Step, Undo};
+use crate::key::check_key;
+use crate::publication;
 use crate::request::Call;
 use crate::state::{State, StepStatus};
 use crate::template::{Scope, Template};
@@ -59,7 +61,22 @@ pub(super) fn call_of(state: &State, name: &str, operation: Operation) -> Result
         }
         _ => state.scope(item),
     };
-    fill(step, action, &scope)
+    let call = fill(step, action, &scope)?;
+    check(&state.start.id, &call)?;
+    Ok(call)
+}
+
+/// What no transaction could write is not begun: it would hold up all sagas of the node.
+fn check(saga: &str, call: &Call) -> Result<(), String> {
+    match call {
+        Call::Publish { kind, subject, body } => {
+            publication::check(saga, kind, subject.as_deref(), body.as_ref())
+        }
+        Call::Event(key) => {
+            check_key(key).map_err(|error| format!("the `key` of `wait_for` {error}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn fill(step: &Step, action: &Action, scope: &Scope) -> Result<Call, String> {

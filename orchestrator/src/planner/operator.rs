@@ -65,7 +65,7 @@ impl Planner<'_> {
                 || (cell.action == StepStatus::Acting && cell.items.is_none() && waits(&cell.half))
                 || cell.undo.as_ref().is_some_and(|undo| !undo.ended && waits(&undo.half))
         });
-        if self.state.status.is_ended() || !any {
+        if self.state.status.is_ended() || !(any || self.state.set_aside) {
             let status = self.state.status.as_str();
             return Err(conflict(format!("the saga is {status}; there is nothing to retry")));
         }

@@ -15,10 +15,10 @@ impl State {
     #[must_use]
     pub fn requests(&mut self, now_us: i64) -> Vec<Request> {
         let mut found = Vec::new();
-        if self.status.is_ended() {
+        if self.status.is_ended() || self.set_aside {
             return found;
         }
-        if self.lock_wanted && self.status == Status::Running {
+        if self.status == Status::Running && !self.lock_queued {
             found.extend(self.lock_request());
         }
         let mut names: Vec<String> = self.cells.keys().cloned().collect();
@@ -33,7 +33,7 @@ impl State {
     /// When it must be looked at again without anything happening to it; `None` for never.
     #[must_use]
     pub fn wake_us(&self, now_us: i64) -> Option<i64> {
-        if self.status.is_ended() {
+        if self.status.is_ended() || self.set_aside {
             return None;
         }
         let deadline = self.deadline_us().filter(|_| self.waits_for_deadline());
@@ -82,7 +82,11 @@ impl State {
         self.status == Status::Running && !self.is_past_point() && !self.is_at_point()
     }
 
-    fn lock_request(&self) -> Option<Request> {
+    /// The lock that it wants next, and has not.
+    pub(super) fn lock_request(&self) -> Option<Request> {
+        if !self.lock_wanted {
+            return None;
+        }
         let lock = self.locks.as_ref().ok()?.get(self.locks_held)?;
         Some(Request {
             step: format!("lock:{lock}"),

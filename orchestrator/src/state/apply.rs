@@ -28,7 +28,8 @@ impl State {
             });
         }
         self.take(transition, step.as_deref().unwrap_or_default(), at_us);
-        if self.status == Status::Stuck && self.cells.values().all(|cell| !cell.is_stuck()) {
+        let is_stuck = self.set_aside || self.cells.values().any(Cell::is_stuck);
+        if self.status == Status::Stuck && !is_stuck {
             (self.status, self.ended_us) = (self.was, None);
         }
         Ok(())
@@ -39,7 +40,7 @@ impl State {
         use Transition as T;
         match transition {
             T::Started => {}
-            T::LockWanted { .. } => self.lock_wanted = true,
+            T::LockWanted { .. } => (self.lock_wanted, self.lock_queued) = (true, false),
             T::Locked { .. } => {
                 self.locks_held += 1;
                 self.lock_wanted = false;
@@ -66,7 +67,7 @@ impl State {
             T::Cancelled => self.finish(Status::Cancelled, None, at_us),
             T::Abandoned { .. } => self.finish(Status::Abandoned, None, at_us),
             T::Compensating { reason, error, step, .. } => {
-                self.status = Status::Compensating;
+                (self.status, self.set_aside) = (Status::Compensating, false);
                 self.reason = Some(*reason);
                 let told =
                     step.as_ref().map_or_else(|| error.clone(), |step| format!("{step}: {error}"));
@@ -76,9 +77,8 @@ impl State {
                 }
             }
             T::Kept { signal, body } => self.kept.push_back((signal.clone(), Arc::clone(body))),
-            T::Retried { .. } => {
-                self.retry_all(at_us);
-            }
+            T::SetAside { error } => self.set_aside(error, at_us),
+            T::Retried { .. } => self.retry_all(at_us),
             T::Refused { error, .. } => {
                 let cell = self.cells.entry(step.to_owned()).or_insert_with(|| Cell::new(at_us));
                 cell.action = StepStatus::Refused;
@@ -86,11 +86,8 @@ impl State {
                 cell.half.end(at_us);
             }
             T::Stuck { operation, error, refused, .. } => {
-                if self.status != Status::Stuck {
-                    (self.was, self.status) = (self.status, Status::Stuck);
-                }
+                self.stick(at_us);
                 self.error.get_or_insert_with(|| format!("{step}: {error}"));
-                self.ended_us = Some(at_us);
                 if let Some(cell) = self.cell(step) {
                     cell.stick(*operation, error, *refused, at_us);
                 }
@@ -117,6 +114,24 @@ impl State {
         }
     }
 
+    /// Beside what went wrong first, so that a person sees why it does not go on.
+    fn set_aside(&mut self, error: &str, at_us: i64) {
+        self.stick(at_us);
+        self.set_aside = true;
+        self.error = Some(match self.error.take() {
+            Some(known) if known.ends_with(error) => known, // Again, after a retry.
+            Some(known) => format!("{known}; {error}"),
+            None => error.to_owned(),
+        });
+    }
+
+    fn stick(&mut self, at_us: i64) {
+        if self.status != Status::Stuck {
+            (self.was, self.status) = (self.status, Status::Stuck);
+        }
+        self.ended_us = Some(at_us);
+    }
+
     fn finish(&mut self, status: Status, output: Option<&Arc<Value>>, at_us: i64) {
         self.status = status;
         self.output = output.cloned();
@@ -126,6 +141,7 @@ impl State {
     /// Everything that is stuck, or waits for its next attempt, is due now.
     fn retry_all(&mut self, at_us: i64) {
         let stuck = self.status == Status::Stuck;
+        self.set_aside = false;
         for cell in self.cells.values_mut().filter(|cell| cell.items.is_none()) {
             if let Some(undo) = cell.undo.as_mut().filter(|undo| !undo.ended) {
                 if undo.half.stuck {
@@ -172,6 +188,7 @@ impl State {
             | T::Locked { .. }
             | T::Kept { .. }
             | T::Compensating { .. }
+            | T::SetAside { .. }
             | T::Retried { .. }
             | T::Completed { .. }
             | T::Compensated
@@ -237,7 +254,9 @@ fn is_legal(
                 }
             }
         }
-        (Running | Compensating | Stuck, T::Retried { .. }, None, None) => true,
+        (Running | Compensating | Stuck, T::Retried { .. } | T::SetAside { .. }, None, None) => {
+            true
+        }
         (Running | Compensating | Stuck, T::SkippedByHand { operation, .. }, action, undo) => {
             match operation {
                 Operation::Compensation => undo == Some(false),

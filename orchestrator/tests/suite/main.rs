@@ -4,12 +4,15 @@
 mod barriers;
 mod by_hand;
 mod definitions;
+mod locks;
 mod mistakes;
 mod random_runs;
 mod rust_sagas;
 mod saga;
+mod set_aside;
 mod unfilled;
 mod walks;
+mod world;
 
 /// The saga of the guide: a charge, stock and delivery together, an approval, an announcement.
 const PLACE_ORDER: &str = "

@@ -153,3 +153,51 @@ steps:
     saga.done("z", json!({}));
     assert_eq!(saga.state.status, Status::Completed);
 }
+
+#[test]
+fn what_no_database_and_no_log_takes_is_not_begun() {
+    let saga = |step: &str, env: &str| {
+        let first = "{ step: a, post: http://x/a, undo: { post: http://x/u } }";
+        let source = format!("saga: s\nsteps:\n  - {first}\n  - {{ step: b, {step} }}\n");
+        let mut saga = Saga::start(&source, &[("K", env)]);
+        saga.done("a", json!({}));
+        saga
+    };
+    let publish = "publish: com.acme.x, subject: '{{ env.K }}', no_undo: said";
+    let wait = "wait_for: { event: com.acme.x, key: '{{ env.K }}' }";
+    let long = "k".repeat(1_025);
+    for (step, env, told) in [
+        (publish, "a\nb", "must not contain U+000A"),
+        (wait, "a\0b", "at most 1024 bytes long and without NUL"),
+        (wait, &long, "at most 1024 bytes long and without NUL"),
+    ] {
+        let saga = saga(step, env);
+        assert_eq!(saga.status("b"), StepStatus::Refused, "{step}");
+        assert_eq!(saga.status("a"), StepStatus::Undoing, "{step}");
+        assert!(saga.state.error.as_ref().unwrap().contains(told), "{:?}", saga.state.error);
+    }
+    assert_eq!(saga(wait, &long[1..]).status("b"), StepStatus::Acting);
+    let lock = "saga: s\nlock: ['{{ env.K }}']\nsteps:\n  - { step: n, sleep: 1h }\n";
+    for env in ["a\0b", &long] {
+        let saga = Saga::start(lock, &[("K", env)]);
+        assert_eq!(saga.state.status, Status::Compensated);
+        assert!(saga.state.error.as_ref().unwrap().contains("lock: "), "{:?}", saga.state.error);
+    }
+}
+
+#[test]
+fn an_undo_whose_event_cannot_be_made_needs_a_person() {
+    let source = "
+saga: s
+steps:
+  - { step: a, post: http://x/a, undo: { publish: com.acme.no, subject: '{{ env.K }}' } }
+  - { step: b, post: http://x/b, undo: { post: http://x/u } }
+";
+    let mut saga = Saga::start(source, &[("K", "a\nb")]);
+    saga.done("a", json!({}));
+    saga.answer("b", Operation::Action, Answer::Refused("no".to_owned()));
+    assert!(saga.is_stuck());
+    saga.restart(&[("K", "a")]);
+    saga.retry();
+    assert_eq!(saga.state.status, Status::Compensated);
+}

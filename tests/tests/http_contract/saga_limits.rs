@@ -1,0 +1,110 @@
+//! What one saga cannot write stops no other: events that cannot be made, answers as large as an event.
+
+use axum::Router;
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use skald_tests::{House, Participant, eventually};
+
+use super::sagas::{define, ended, start, step};
+
+/// A participant that says no in almost a mebibyte.
+async fn wordy() -> String {
+    let body = json!({"detail": "x".repeat(1_048_563)}).to_string();
+    let router = Router::new().fallback(async || (StatusCode::UNPROCESSABLE_ENTITY, body));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+/// The life-cycle event of a saga, once it is there.
+async fn told(house: &House, kind: &str, id: &str) -> Value {
+    eventually(&format!("{kind} of {id} is told"), async || {
+        let path = format!("/v1/events?type=dev.skald.saga.{kind}&limit=100");
+        let listed = house.get(&path).await.json_of(200);
+        let mut items = listed["items"].as_array().unwrap().iter();
+        items.find(|item| item["event"]["subject"] == id).map(|item| item["event"]["data"].clone())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_made_is_refused_where_it_would_be_published() {
+    let mut house = House::start().await;
+    let says = "publish: com.acme.done, subject: '{{ input.customer }}', no_undo: said";
+    define(
+        &house,
+        &format!("saga: s\nstart_on: com.acme.placed\nid: '{{{{ event.id }}}}'\ninput: '{{{{ event.data }}}}'\nsteps:\n  - {{ step: say, {says} }}\n"),
+    )
+    .await;
+    for (id, customer) in [("good", "ann"), ("bad", "a\nb"), ("fine", "bob")] {
+        let event = json!({"id": id, "type": "com.acme.placed", "data": {"customer": customer}});
+        house.publish(event).await;
+    }
+    for restarted in [false, true] {
+        for id in ["s:good", "s:fine"] {
+            eventually("it began", async || {
+                (house.get(&format!("/v1/sagas/{id}")).await.status == 200).then_some(())
+            })
+            .await;
+            ended(&house, id, "completed").await;
+        }
+        let saga = ended(&house, "s:bad", "compensated").await;
+        let error = saga["error"].as_str().unwrap();
+        assert!(error.contains("say: the event cannot be published: /subject"), "{error}");
+        let id = format!("later-{restarted}");
+        start(&house, "s", &id, json!({"customer": "eve"})).await;
+        ended(&house, &id, "completed").await;
+        if !restarted {
+            house.restart().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_as_large_as_an_event_is_refused_and_a_long_id_is_shortened() {
+    let house = House::start().await;
+    let name = "n".repeat(128);
+    let says = "publish: com.acme.done, body: '{{ input }}', no_undo: said";
+    define(&house, &format!("saga: s\nsteps:\n  - {{ step: {name}, {says} }}\n")).await;
+    start(&house, "s", "large", json!("x".repeat(1_048_500))).await;
+    let saga = ended(&house, "large", "compensated").await;
+    assert!(saga["error"].as_str().unwrap().contains("the limit is 1048576"), "{}", saga["error"]);
+    let id = "i".repeat(128);
+    start(&house, "s", &id, json!("small")).await;
+    ended(&house, &id, "completed").await;
+    let event = eventually("it is published", async || {
+        let listed = house.get("/v1/events?type=com.acme.done").await.json_of(200);
+        listed["items"].as_array().unwrap().first().map(|item| item["event"].clone())
+    })
+    .await;
+    assert_eq!((&event["data"], &event["partitionkey"]), (&json!("small"), &json!(id)));
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_a_life_cycle_event_is_cut_there_and_kept_on_the_journal() {
+    let house = House::start().await;
+    let (p, wordy) = (Participant::start().await, wordy().await);
+    let steps =
+        [step("a", &p.url("/a"), &p.url("/u"), ""), step("b", "{{ input.url }}", &p.url("/u"), "")];
+    define(&house, &format!("saga: s\nevents: steps\nsteps:\n{}", steps.concat())).await;
+    start(&house, "s", "wordy", json!({"url": wordy})).await;
+    start(&house, "s", "other", json!({"url": p.url("/b")})).await;
+    ended(&house, "other", "completed").await;
+    let saga = ended(&house, "wordy", "compensated").await;
+    assert_eq!(saga["steps"][1]["error"].as_str().unwrap().len(), 1_048_563 + "422: ".len());
+    for kind in ["step.refused", "compensating", "compensated"] {
+        let error = told(&house, kind, "wordy").await["error"].as_str().unwrap().to_owned();
+        assert!(error.len() < 2_010 && error.ends_with("xx…"), "{kind}: {error}");
+    }
+    let large = p.url("/large/1048500");
+    let steps = format!("  - {{ step: a, post: '{large}', no_undo: x }}\n");
+    let output = "output: \"{{ steps.a.output }}\"";
+    define(&house, &format!("saga: large\nevents: steps\nsteps:\n{steps}{output}\n")).await;
+    start(&house, "large", "large", json!({})).await;
+    let saga = ended(&house, "large", "completed").await;
+    assert_eq!(saga["output"].as_str().unwrap().len(), 1_048_500);
+    for kind in ["step.done", "completed"] {
+        assert!(told(&house, kind, "large").await.get("output").is_none(), "{kind}");
+    }
+}
