@@ -5,9 +5,9 @@ use axum::Json;
 use axum::extract::{Path, State as Extract};
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use orchestrator::Answer;
 use orchestrator::planner::{Command, Input};
 use orchestrator::template;
+use orchestrator::{Answer, InvalidName, Name};
 use serde_json::Value;
 
 use crate::api::State;
@@ -157,8 +157,11 @@ pub(crate) async fn signal(
     Path((id, name)): Path<(String, String)>,
     body: Bytes,
 ) -> Answered {
+    let name: Name = name
+        .parse()
+        .map_err(|error: InvalidName| Problem::fault("", format!("the signal's name: {error}")))?;
     let body = json(&body)?;
-    take(&state, &id, Input::Signal { name, body }).await
+    take(&state, &id, Input::Signal { name: name.to_string(), body }).await
 }
 
 /// Complete a step

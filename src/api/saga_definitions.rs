@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use orchestrator::definition::{Action, told};
-use orchestrator::{Definition, Node, Registered, check_children};
+use orchestrator::{Definition, Node, Registered, SOURCE_BYTES_MAX, check_children};
 use schemas::{Faults, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
@@ -99,6 +99,10 @@ pub(crate) async fn put(
 fn node(headers: &HeaderMap, body: &Bytes) -> Result<Node, Problem> {
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = media.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if body.len() > SOURCE_BYTES_MAX {
+        let detail = format!("a definition has at most {SOURCE_BYTES_MAX} bytes");
+        return Err(Problem::too_large(detail));
+    }
     let text =
         std::str::from_utf8(body).map_err(|_| Problem::malformed("the definition is not UTF-8"))?;
     let node = match essence.to_ascii_lowercase().as_str() {

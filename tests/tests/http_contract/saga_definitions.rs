@@ -156,3 +156,12 @@ async fn headers_that_are_never_sent_are_refused() {
     let names = ["Content-Type", "Host", "Skald-Saga", "X-Lines", "traceparent"];
     assert_eq!(faults, names.map(|name| format!("/steps/0/headers/{name}")));
 }
+
+#[tokio::test]
+async fn a_definition_that_is_too_long_is_413_and_a_signal_has_a_name() {
+    let house = House::start().await;
+    let long = format!("{YAML}# {}", "x".repeat(256 * 1024));
+    let call = house.call(Method::PUT, "/v1/sagas/definitions/s");
+    call.typed("application/yaml", long).send().await.problem(413);
+    house.post("/v1/sagas/none/signals/a%2Fb", json!({})).await.problem(422);
+}
