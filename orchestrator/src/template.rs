@@ -5,8 +5,11 @@
 //! is read, and tells which steps it reads (`references`), so that a definition can be checked
 //! without running it.
 
+mod limits;
+mod operators;
 mod references;
 mod scope;
+mod tokens;
 
 pub use references::{Reference, References};
 pub use scope::Scope;
@@ -26,6 +29,7 @@ pub(crate) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
+    limits::set(&mut environment);
     environment
 });
 
@@ -118,14 +122,11 @@ impl Template {
     /// An expression reads what is not there, does too much, or gives what is no JSON; or all of it
     /// is larger than [`VALUE_BYTES_MAX`].
     pub fn render(&self, scope: &Scope) -> Result<Value, EvalError> {
-        let value = self.fill(scope)?;
-        let size = size_of(&value);
-        if size > VALUE_BYTES_MAX {
-            let source_text = self.first_source();
-            let reason = format!("gives more than {VALUE_BYTES_MAX} bytes");
-            return Err(EvalError { source_text, reason });
-        }
-        Ok(value)
+        self.fill(scope, &mut { VALUE_BYTES_MAX })
+    }
+
+    fn too_large(&self) -> EvalError {
+        EvalError { source_text: self.first_source(), reason: told_too_large() }
     }
 
     /// Fills it in and reads it as a condition: false are `false`, `null`, 0 and what is empty.
@@ -190,42 +191,68 @@ impl Template {
         first.cloned().unwrap_or_default()
     }
 
-    fn fill(&self, scope: &Scope) -> Result<Value, EvalError> {
+    /// Fills it in while there is room, counted as [`size_of`] does: what is too large is never all
+    /// there.
+    fn fill(&self, scope: &Scope, left: &mut usize) -> Result<Value, EvalError> {
+        let own = match self {
+            Template::Constant(value) => size_of(value),
+            Template::List(items) => 2 + items.len(),
+            Template::Map(members) => {
+                2 + members.iter().map(|(key, _)| key.len() + 4).sum::<usize>()
+            }
+            Template::Expression(_) | Template::Text(_) => 0,
+        };
+        if !limits::take(left, own) {
+            return Err(self.too_large());
+        }
         Ok(match self {
             Template::Constant(value) => value.clone(),
-            Template::Expression(expression) => expression.eval(scope)?,
-            Template::Text(pieces) => {
-                let mut text = String::new();
-                for piece in pieces {
-                    match piece {
-                        Piece::Literal(literal) => text.push_str(literal),
-                        Piece::Expression(expression) => match expression.eval(scope)? {
-                            Value::String(value) => text.push_str(&value),
-                            Value::Null => {}
-                            value => text.push_str(&value.to_string()),
-                        },
-                    }
-                }
-                Value::String(text)
-            }
+            Template::Expression(expression) => expression.eval(scope, left)?,
+            Template::Text(pieces) => Value::String(self.fill_text(pieces, scope, left)?),
             Template::List(items) => {
-                Value::Array(items.iter().map(|item| item.fill(scope)).collect::<Result<_, _>>()?)
+                let items = items.iter().map(|item| item.fill(scope, left));
+                Value::Array(items.collect::<Result<_, _>>()?)
             }
             Template::Map(members) => {
-                let pair = |(key, value): &(String, Template)| {
-                    Ok::<_, EvalError>((key.clone(), value.fill(scope)?))
+                let mut pair = |(key, value): &(String, Template)| {
+                    Ok::<_, EvalError>((key.clone(), value.fill(scope, left)?))
                 };
-                Value::Object(members.iter().map(pair).collect::<Result<Map<_, _>, _>>()?)
+                Value::Object(members.iter().map(&mut pair).collect::<Result<Map<_, _>, _>>()?)
             }
         })
+    }
+
+    fn fill_text(
+        &self,
+        pieces: &[Piece],
+        scope: &Scope,
+        left: &mut usize,
+    ) -> Result<String, EvalError> {
+        let mut text = String::new();
+        for piece in pieces {
+            match piece {
+                Piece::Literal(literal) => text.push_str(literal),
+                Piece::Expression(expression) => match expression.eval(scope, &mut left.clone())? {
+                    Value::String(value) => text.push_str(&value),
+                    Value::Null => {}
+                    value => text.push_str(&value.to_string()),
+                },
+            }
+            if text.len() + 2 > *left {
+                return Err(self.too_large());
+            }
+        }
+        limits::take(left, text.len() + 2);
+        Ok(text)
     }
 }
 
 impl Expression {
     fn compile(source: &str) -> Result<Expression, String> {
-        let compiled = ENVIRONMENT
-            .compile_expression_owned(source.to_owned())
-            .map_err(|error| format!("`{{{{ {source} }}}}` is no expression: {}", told(&error)))?;
+        let told = |why: String| format!("`{{{{ {source} }}}}` is no expression: {why}");
+        let guarded = operators::guarded(source).map_err(told)?;
+        let compiled = ENVIRONMENT.compile_expression_owned(guarded);
+        let compiled = compiled.map_err(|error| told(self::told(&error)))?;
         Ok(Expression { source: source.to_owned(), compiled })
     }
 
@@ -235,10 +262,10 @@ impl Expression {
         &self.source
     }
 
-    fn eval(&self, scope: &Scope) -> Result<Value, EvalError> {
+    fn eval(&self, scope: &Scope, left: &mut usize) -> Result<Value, EvalError> {
         let fail = |reason: String| EvalError { source_text: self.source.clone(), reason };
         let value = self.compiled.eval(scope.value()).map_err(|error| fail(told(&error)))?;
-        scope::to_json(&value).map_err(fail)
+        scope::to_json(&value, left).map_err(fail)
     }
 }
 
@@ -262,6 +289,10 @@ fn end_of_expression(text: &str) -> Option<usize> {
         at += 1;
     }
     None
+}
+
+fn told_too_large() -> String {
+    format!("gives more than {VALUE_BYTES_MAX} bytes")
 }
 
 /// An error of minijinja for people.

@@ -3,6 +3,7 @@
 
 use minijinja::ErrorKind;
 
+use super::tokens::{Token, tokens};
 use super::{ENVIRONMENT, Expression};
 
 /// All that one expression reads.
@@ -30,7 +31,8 @@ pub struct Reference {
 }
 
 pub(super) fn of(expression: &Expression) -> References {
-    let tokens = tokens(&expression.source);
+    let tokens: Vec<Token> =
+        tokens(&expression.source).into_iter().map(|placed| placed.token).collect();
     let mut found = References { source: expression.source.clone(), ..References::default() };
     let mut names: Vec<String> =
         expression.compiled.undeclared_variables(false).into_iter().collect();
@@ -81,13 +83,6 @@ fn is_unknown(text: &str, kind: ErrorKind) -> bool {
     answer.is_err_and(|error| error.kind() == kind)
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Token {
-    Word(String),
-    Text(String),
-    Sign(char),
-}
-
 /// What follows `steps` or `env`: `.name` or `['name']`.
 fn member(after: &[Token]) -> Option<String> {
     match after {
@@ -95,33 +90,6 @@ fn member(after: &[Token]) -> Option<String> {
         [Token::Sign('['), Token::Text(name), Token::Sign(']'), ..] => Some(name.clone()),
         _ => None,
     }
-}
-
-fn tokens(source: &str) -> Vec<Token> {
-    let mut tokens = Vec::new();
-    let mut chars = source.chars().peekable();
-    while let Some(first) = chars.next() {
-        if first == '\'' || first == '"' {
-            let mut text = String::new();
-            while let Some(next) = chars.next() {
-                match next {
-                    '\\' => text.extend(chars.next()),
-                    next if next == first => break,
-                    next => text.push(next),
-                }
-            }
-            tokens.push(Token::Text(text));
-        } else if first.is_alphabetic() || first == '_' {
-            let mut word = String::from(first);
-            while let Some(next) = chars.next_if(|c| c.is_alphanumeric() || *c == '_') {
-                word.push(next);
-            }
-            tokens.push(Token::Word(word));
-        } else if !first.is_whitespace() {
-            tokens.push(Token::Sign(first));
-        }
-    }
-    tokens
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use minijinja::value::{Enumerator, Object, ObjectRepr, Value as Dynamic, ValueKind};
 use serde_json::{Map, Number, Value};
 
+use super::{limits, told_too_large};
+
 /// What expressions can read. Cheap to copy and add to.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
@@ -81,8 +83,11 @@ pub(crate) fn of_json(value: &Value) -> Dynamic {
     }
 }
 
-/// As JSON; what is no JSON is told.
-pub(super) fn to_json(value: &Dynamic) -> Result<Value, String> {
+/// As JSON, while there is room for it; what is no JSON is told.
+pub(super) fn to_json(value: &Dynamic, left: &mut usize) -> Result<Value, String> {
+    if !limits::take(left, limits::own_size(value)) {
+        return Err(told_too_large());
+    }
     if value.downcast_object_ref::<Absent>().is_some() {
         return Ok(Value::Null);
     }
@@ -91,14 +96,17 @@ pub(super) fn to_json(value: &Dynamic) -> Result<Value, String> {
         ValueKind::None => Ok(Value::Null),
         ValueKind::Seq | ValueKind::Iterable => {
             let items = value.try_iter().map_err(|error| error.to_string())?;
-            items.map(|item| to_json(&item)).collect::<Result<Vec<_>, _>>().map(Value::Array)
+            items.map(|item| to_json(&item, left)).collect::<Result<Vec<_>, _>>().map(Value::Array)
         }
         ValueKind::Map => {
             let mut members = Map::new();
             for key in value.try_iter().map_err(|error| error.to_string())? {
                 let member = value.get_item(&key).map_err(|error| error.to_string())?;
                 let name = key.as_str().map_or_else(|| key.to_string(), str::to_owned);
-                members.insert(name, to_json(&member)?);
+                if !limits::take(left, name.len() + 4) {
+                    return Err(told_too_large());
+                }
+                members.insert(name, to_json(&member, left)?);
             }
             Ok(Value::Object(members))
         }

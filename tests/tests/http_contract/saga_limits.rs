@@ -62,6 +62,41 @@ async fn an_event_that_cannot_be_made_is_refused_where_it_would_be_published() {
 }
 
 #[tokio::test]
+async fn expressions_that_would_be_gigabytes_are_errors() {
+    let house = House::start().await;
+    let publish = |body: &str| {
+        format!(
+            "saga: s\nsteps:\n  - {{ step: say, publish: com.acme.x, no_undo: x, body: {body} }}\n"
+        )
+    };
+    // Each would be 50 MB, and minijinja works out constants when a definition is read.
+    let many =
+        |expression: &str| format!("[{}]", vec![format!("\"{expression}\""); 400].join(", "));
+    let put = async |body: &str| {
+        let call = house.call(http::Method::PUT, "/v1/sagas/definitions/s");
+        call.typed("application/yaml", publish(body)).send().await
+    };
+    let faults = put(&many("{{ 'a' * 50000000 }}")).await.json_of(422);
+    assert!(faults.to_string().contains("multiplies numbers"), "{faults}");
+    put(&many("{{ ('a') * 50000000 }}")).await.check(201);
+    start(&house, "s", "many", json!({})).await;
+    let saga = ended(&house, "many", "compensated").await;
+    assert!(saga["error"].as_str().unwrap().contains("multiplies numbers"), "{saga:#}");
+    for (id, body) in [
+        ("times", "\"{{ input.a * 50000000 }}\"".to_owned()),
+        ("lists", many("{{ range(100000) }}")),
+        ("texts", format!("\"{}\"", "{{ input.long }}".repeat(1_000))),
+    ] {
+        put(&body).await.check(201);
+        let input = json!({"a": "a", "long": "x".repeat(1_000_000)});
+        start(&house, "s", id, input).await;
+        let saga = ended(&house, id, "compensated").await;
+        let error = saga["error"].as_str().unwrap();
+        assert!(error.contains("numbers") || error.contains("1048576 bytes"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_as_large_as_an_event_is_refused_and_a_long_id_is_shortened() {
     let house = House::start().await;
     let name = "n".repeat(128);
