@@ -103,7 +103,7 @@ async fn open(file: PathBuf) -> anyhow::Result<(String, Option<u64>, Input)> {
 /// Standard input, read on a thread that nobody waits for: a program that keeps it open without a
 /// word must not keep this one from its end, as tokio's own would.
 fn standard_input() -> impl AsyncRead + Send + Unpin {
-    let (reader, mut writer) = tokio::io::simplex(STDIN_BUFFER);
+    let (reader, mut writer) = tokio::io::duplex(STDIN_BUFFER);
     let runtime = tokio::runtime::Handle::current();
     std::thread::spawn(move || {
         let (mut buffer, mut input) = (vec![0; STDIN_BUFFER], std::io::stdin().lock());

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use skald_tests::{House, binary, eventually};
 use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::{json, run};
 
@@ -89,16 +89,31 @@ async fn of_very_many_bad_lines_the_first_are_named() {
     assert!(done.stderr.contains("jsonl:20: ") && done.stderr.contains("1980 lines more"));
 }
 
+/// A command that publishes what it is told on its standard input.
+fn publishing(house: &House) -> Child {
+    let mut command = Command::new(binary::path());
+    command.args(["publish", "-", "--url", &house.base()]).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+#[tokio::test]
+async fn standard_input_is_published_to_its_end() {
+    let house = House::start().await;
+    let mut publishing = publishing(&house);
+    let mut input = publishing.stdin.take().unwrap();
+    let line = format!("{{\"type\":\"t\",\"data\":\"{}\"}}\n", "x".repeat(1_000));
+    input.write_all(line.repeat(300).as_bytes()).await.unwrap();
+    drop(input);
+    let done = tokio::time::timeout(skald_tests::DEADLINE, publishing.wait_with_output()).await;
+    let told = String::from_utf8(done.expect("it ends").unwrap().stdout).unwrap();
+    assert_eq!(told, "300 published, 0 were there already, 0 failed\n");
+}
+
 #[tokio::test]
 async fn ctrl_c_is_answered_with_what_was_published_so_far() {
     let house = House::start().await;
-    let mut publishing = Command::new(binary::path())
-        .args(["publish", "-", "--url", &house.base()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut publishing = publishing(&house);
     let mut input = publishing.stdin.take().unwrap();
     input.write_all("{\"type\":\"t\"}\n".repeat(1_000).as_bytes()).await.unwrap();
     eventually("two batches are published", async || {
