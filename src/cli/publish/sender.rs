@@ -122,10 +122,8 @@ impl Sender {
             .header("content-type", "application/cloudevents-batch+json")
             .timeout(TIMEOUT)
             .body(body);
-        let answer = request.send().await.map_err(|error| {
-            let error = anyhow::Error::new(error).context("calling the server");
-            Failure::Passing(error, None)
-        })?;
+        let unanswered = |error| Failure::Passing(self.client.unanswered(error), None);
+        let answer = request.send().await.map_err(unanswered)?;
         let status = answer.status();
         if !status.is_success() {
             let asked = asked_wait(&answer);
