@@ -32,6 +32,7 @@ mod replay;
 mod sagas;
 mod serve;
 mod settings;
+mod shown;
 mod stop;
 mod tail;
 mod transfer;
@@ -211,6 +212,7 @@ mod tests {
             "skald webhooks recover ep_1 --since 1d --only missing --wait",
             "skald webhooks rotate ep_1 --overlap 1h",
             "skald listen --forward http://localhost:3000/hook --types a.>",
+            "skald listen --forward http://localhost:3000/hook --type a.>",
             "skald keys create c --scope publish,read --tenant t",
             "skald keys revoke key_1",
             "skald migrate --database sqlite://x",

@@ -11,7 +11,7 @@ import urllib.request
 BASE = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080"
 CONSUMER = f"{BASE}/v1/consumers/weigh-order"
 HEADERS = {"Content-Type": "application/json"}
-if "SKALD_KEY" in os.environ:  # a key with the scope `operate`, for `skald serve`
+if os.environ.get("SKALD_KEY"):  # a key with the scope `operate`, for `skald serve`
     HEADERS["Authorization"] = "Bearer " + os.environ["SKALD_KEY"]
 
 
@@ -22,7 +22,7 @@ def call(method, url, body):
 
 
 def weigh(order):
-    print("weighed", order["order_id"], sum(item["quantity"] for item in order["items"]), flush=True)
+    print("weighed", order["order_id"], sum(item["quantity"] for item in order.get("items", [])), flush=True)
 
 
 call("PUT", CONSUMER, {"kind": "pull", "types": ["com.acme.order.placed"], "from": "first"})

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde_json::Value;
 
@@ -23,12 +24,22 @@ pub(super) struct ServerArgs {
         env = "SKALD_URL",
         default_value = "http://127.0.0.1:8080",
         global = true,
-        value_name = "URL"
+        value_name = "URL",
+        value_parser = server
     )]
     url: Url,
-    /// The key to present, `sk_…`.
+    /// The key to present, `sk_…`; an empty one is none.
     #[arg(long, env = "SKALD_KEY", hide_env_values = true, global = true, value_name = "KEY")]
     key: Option<String>,
+}
+
+/// Reads the address of a server.
+fn server(text: &str) -> Result<Url, String> {
+    if text.is_empty() {
+        return Err("it is empty; SKALD_URL and --url start with http:// or https://".to_owned());
+    }
+    let url = text.parse::<Url>().ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    url.ok_or_else(|| "SKALD_URL and --url start with http:// or https://".to_owned())
 }
 
 /// A client of one server. Clones share connections.
@@ -49,6 +60,14 @@ impl ServerArgs {
 impl Client {
     /// A client of the server at `base`, which shows `key`.
     pub(super) fn new(base: Url, key: Option<String>) -> anyhow::Result<Client> {
+        let key = key.filter(|key| !key.is_empty());
+        if let Some(key) = &key {
+            let is_header = HeaderValue::from_str(key).is_ok();
+            anyhow::ensure!(
+                is_header,
+                "the key that SKALD_KEY or --key gives holds line ends or other control characters"
+            );
+        }
         egress::install_crypto_provider();
         anyhow::ensure!(!base.cannot_be_a_base(), "{base} is no address of a server");
         let http = reqwest::Client::builder()
@@ -113,6 +132,17 @@ impl Client {
         parse(&self.text(request).await?)
     }
 
+    /// `PUT` of a text of this media type.
+    pub(super) async fn put_text(
+        &self,
+        segments: &[&str],
+        media_type: &str,
+        text: String,
+    ) -> anyhow::Result<Value> {
+        let request = self.request(Method::PUT, self.address(segments));
+        parse(&self.text(request.header("content-type", media_type).body(text)).await?)
+    }
+
     async fn text(&self, request: RequestBuilder) -> anyhow::Result<String> {
         let answer = self.checked(request.timeout(TIMEOUT)).await?;
         let body = answer.bytes().await.with_context(|| format!("reading from {}", self.base))?;
@@ -122,13 +152,29 @@ impl Client {
 
     /// Sends; an answer that is not 2xx is a [`Problem`].
     pub(super) async fn checked(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let answer = request.send().await.map_err(reqwest::Error::without_url);
-        let answer = answer.with_context(|| format!("calling {}", self.base))?;
+        let answer = request.send().await.map_err(|error| self.unanswered(error))?;
         if answer.status().is_success() {
             return Ok(answer);
         }
         let status = answer.status();
         Err(Problem::read(status, &answer.bytes().await.unwrap_or_default()).into())
+    }
+}
+
+impl Client {
+    /// Why a call got no answer, and what may be wrong where nobody listens.
+    pub(super) fn unanswered(&self, error: reqwest::Error) -> anyhow::Error {
+        let is_away = error.is_connect();
+        let error = anyhow::Error::new(error.without_url());
+        if !is_away {
+            return error.context(format!("calling {}", self.base));
+        }
+        let cause = error.root_cause();
+        anyhow::anyhow!(
+            "{} does not answer: {cause}. Is it running? `skald dev` starts one; --url or SKALD_URL \
+             names another",
+            self.base
+        )
     }
 }
 
@@ -163,6 +209,16 @@ mod tests {
         assert_eq!(url.as_str(), "http://h:1/v1/consumers/a%2Fb%20c/pause");
         let url = client("https://h/skald/").address(&["events"]);
         assert_eq!(url.as_str(), "https://h/skald/v1/events");
+    }
+
+    #[test]
+    fn an_address_without_http_is_refused_and_an_empty_key_is_none() {
+        for text in ["", "foo", "localhost:8080", "ftp://h"] {
+            assert!(server(text).unwrap_err().contains("start with http://"), "{text}");
+        }
+        let with = |key: &str| Client::new(server("http://h").unwrap(), Some(key.to_owned()));
+        assert_eq!(with("").unwrap().key, None);
+        assert!(with("sk_\n").unwrap_err().to_string().contains("SKALD_KEY"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `skald dead-letters`
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use reqwest::Method;
 use schemas::Timestamp;
 use serde_json::{Value, json};
@@ -53,11 +53,12 @@ enum Action {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("chosen").required(true).args(["ids", "all"])))]
 struct ChosenArgs {
     /// The consumer.
     name: String,
-    /// Which dead letters.
-    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ID")]
+    /// Which dead letters, by their ids; or --all.
+    #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// All of them.
     #[arg(long)]

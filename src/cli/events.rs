@@ -1,5 +1,6 @@
 //! `skald events` and `skald trace`: read what was published and what came of it.
 
+use anyhow::Context as _;
 use bus::Seq;
 use clap::Args;
 use schemas::{Pattern, Timestamp};
@@ -7,10 +8,13 @@ use serde_json::Value;
 
 use super::client::parse;
 use super::output::{cell, clipped, member, printable, state, text};
+use super::shown::{Page, Shown};
 use super::{Output, ServerArgs, Stop, moment};
 
 /// Characters of an event's data in a list.
 const DATA_SHOWN: usize = 60;
+/// What an answer that cannot be read lacks.
+const NO_EVENT: &str = "the server answered with something that is no event";
 
 /// Which events.
 #[derive(Debug, Args)]
@@ -60,7 +64,8 @@ pub(super) async fn run(args: EventsArgs, output: &Output) -> Result<(), Stop> {
         if output.is_json() {
             output.line(&event)?;
         } else {
-            one(&parse(&event)?, output)?;
+            let shown: Shown<'_> = serde_json::from_str(&event).context(NO_EVENT)?;
+            one(&parse(&event)?, &shown, output)?;
         }
         return Ok(());
     }
@@ -78,10 +83,11 @@ pub(super) async fn run(args: EventsArgs, output: &Output) -> Result<(), Stop> {
         output.line(&page)?;
         return Ok(());
     }
+    let shown: Page<'_> = serde_json::from_str(&page).context(NO_EVENT)?;
     let page = parse(&page)?;
-    let rows = items(&page).iter().map(|item| {
+    let rows = items(&page).iter().zip(&shown.items).map(|(item, shown)| {
         let event = &item["event"];
-        let data = clipped(&text(&event["data"]), DATA_SHOWN);
+        let data = clipped(&shown.data(), DATA_SHOWN);
         vec![
             member(item, "seq"),
             member(item, "recorded_at"),
@@ -119,23 +125,27 @@ pub(super) async fn trace(args: TraceArgs, output: &Output) -> Result<(), Stop> 
 /// A row about something that came of an event.
 fn came(kind: &str, item: &Value) -> Vec<comfy_table::Cell> {
     let event = if item["event"].is_object() { &item["event"] } else { item };
-    let id = if item["seq"].is_null() { &item["id"] } else { &item["seq"] };
-    let name = ["type", "definition", "task", "webhook"].iter().find(|n| !event[**n].is_null());
-    let name = name.map_or(&Value::Null, |name| &event[*name]);
+    let is_event = item["event"].is_object();
+    let id = if is_event { &item["seq"] } else { &item["id"] };
+    let name = ["type", "definition", "task"].iter().find(|name| !event[**name].is_null());
+    let mut name = name.map_or_else(String::new, |name| text(&event[*name]));
+    if !item["webhook"].is_null() {
+        name = format!("{name} to {}", text(&item["webhook"]));
+    }
     let status = text(&item["status"]);
     let kind = match kind.strip_suffix("ies") {
         Some(stem) => format!("{stem}y"), // deliveries
         None => kind.trim_end_matches('s').to_owned(),
     };
-    vec![cell(kind), cell(text(id)), cell(text(name)), state(&status)]
+    vec![cell(kind), cell(text(id)), cell(name), state(&status)]
 }
 
-fn one(shown: &Value, output: &Output) -> std::io::Result<()> {
-    let event = serde_json::to_string_pretty(&shown["event"])?;
-    let heading = format!("{} recorded {}", text(&shown["seq"]), text(&shown["recorded_at"]));
+fn one(detail: &Value, shown: &Shown<'_>, output: &Output) -> std::io::Result<()> {
+    let event = shown.event();
+    let heading = format!("{} recorded {}", text(&detail["seq"]), text(&detail["recorded_at"]));
     output.line(&printable(&heading))?;
     output.line(&event.lines().map(printable).collect::<Vec<_>>().join("\n"))?;
-    let rows: Vec<_> = consumers(&shown["consumers"]).collect();
+    let rows: Vec<_> = consumers(&detail["consumers"]).collect();
     if rows.is_empty() {
         return output.line("no consumer is interested");
     }

@@ -23,7 +23,7 @@ pub(super) struct KeysArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make a key and print it, this once.
+    /// Make a key and print it on stdout, this once.
     Create {
         /// What it is for, for people.
         name: String,
@@ -58,8 +58,10 @@ async fn act(action: Action, db: &bus::Db, output: &Output) -> Result<(), Stop> 
     match action {
         Action::Create { name, scope, tenant } => {
             let made = keys::create(db, &name, scope, tenant.as_deref(), BY).await?;
-            let text = format!("{}\nid {}; the key is not shown again", made.key, made.id);
-            output.either(&json!({ "id": made.id, "key": made.key }), &text)?;
+            output.either(&json!({ "id": made.id, "key": made.key }), &made.key)?;
+            if !output.is_json() {
+                output.aside(&format!("id {}; the key is not shown again", made.id))?;
+            }
         }
         Action::List => list(&keys::list(db).await?, output)?,
         Action::Revoke { id } => {

@@ -25,7 +25,7 @@ pub(super) struct ListenArgs {
     #[arg(long, value_name = "URL")]
     forward: String,
     /// Of types that match.
-    #[arg(long, alias = "type", value_name = "PATTERN")]
+    #[arg(long = "type", alias = "types", value_name = "PATTERN")]
     types: Option<Pattern>,
     /// What signs; a new secret, which is printed, when it is not given.
     #[arg(long, env = "SKALD_WEBHOOK_SECRET", hide_env_values = true, value_name = "whsec_…")]

@@ -24,6 +24,16 @@ impl Output {
         self.json
     }
 
+    /// `text`, of which a terminal shows the first `limit` characters; programs get it all.
+    pub(super) fn clipped(self, text: &str, limit: usize) -> String {
+        if self.terminal { clipped(text, limit) } else { text.to_owned() }
+    }
+
+    /// One line of text, beside what programs read on stdout.
+    pub(super) fn aside(self, text: &str) -> io::Result<()> {
+        writeln!(io::stderr().lock(), "{text}")
+    }
+
     /// One line of text.
     pub(super) fn line(self, text: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();

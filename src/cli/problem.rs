@@ -45,6 +45,9 @@ impl fmt::Display for Problem {
         if let Some(detail) = &self.detail {
             write!(f, ": {}", printable(detail))?;
         }
+        if self.status == 401 {
+            f.write_str("; give a key that holds with --key or SKALD_KEY")?;
+        }
         for Pointed { pointer, detail } in &self.errors {
             let place = if pointer.is_empty() { "the body" } else { pointer };
             write!(f, "\n  {}: {}", printable(place), printable(detail))?;
@@ -66,6 +69,12 @@ mod tests {
             problem.to_string(),
             "Invalid (422): two faults\n  /2/type: is required\n  the body: odd"
         );
+    }
+
+    #[test]
+    fn who_is_not_known_is_told_where_keys_are_given() {
+        let problem = Problem::read(reqwest::StatusCode::UNAUTHORIZED, b"{\"title\":\"No\"}");
+        assert!(problem.to_string().contains("--key or SKALD_KEY"), "{problem}");
     }
 
     #[test]

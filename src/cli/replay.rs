@@ -1,7 +1,7 @@
 //! `skald replay`
 
 use bus::{Rate, Seq};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use reqwest::Method;
 use schemas::{Pattern, Timestamp};
 use serde_json::{Value, json};
@@ -51,18 +51,22 @@ enum Action {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    group(ArgGroup::new("to").required(true).args(["consumer", "webhook"])),
+    group(ArgGroup::new("start").required(true).args(["from_seq", "since"]))
+)]
 struct StartArgs {
     /// The consumer that gets the events.
-    #[arg(long, value_name = "NAME", required_unless_present = "webhook")]
+    #[arg(long, value_name = "NAME")]
     consumer: Option<String>,
     /// Or the webhook that they are delivered to, `ep_…`.
-    #[arg(long, value_name = "ID", conflicts_with = "consumer")]
+    #[arg(long, value_name = "ID")]
     webhook: Option<String>,
     /// Of types that match [default: all that the consumer gets].
     #[arg(long = "type", value_name = "PATTERN")]
     types: Option<Pattern>,
     /// From this event on.
-    #[arg(long, value_name = "SEQ", conflicts_with = "since", required_unless_present = "since")]
+    #[arg(long, value_name = "SEQ")]
     from_seq: Option<Seq>,
     /// Recorded at or after: a time, a date, or how long ago.
     #[arg(long, value_name = "MOMENT", value_parser = moment::parse)]
@@ -82,7 +86,7 @@ struct StartArgs {
     /// Only count what would happen.
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
-    /// Wait until every event was handed over and ended.
+    /// Wait until every event was handed over and ended; exit code 1 when any ended dead.
     #[arg(long)]
     wait: bool,
 }
@@ -189,9 +193,13 @@ fn table(replays: &[Value], output: &Output) -> std::io::Result<()> {
             member(replay, if replay["webhook"].is_null() { "consumer" } else { "webhook" }),
             state(&text(&replay["status"])),
             member(replay, "done"),
+            match replay["dead"].as_i64() {
+                Some(dead) if dead > 0 => member(replay, "dead").fg(comfy_table::Color::Red),
+                _ => member(replay, "dead"),
+            },
             member(replay, "skipped"),
             member(replay, "total"),
         ]
     });
-    output.table(&["ID", "CONSUMER", "STATUS", "DONE", "SKIPPED", "TOTAL"], rows.collect())
+    output.table(&["ID", "CONSUMER", "STATUS", "DONE", "DEAD", "SKIPPED", "TOTAL"], rows.collect())
 }

@@ -15,6 +15,9 @@ use super::events::items;
 use super::output::{cell, member, state, text};
 use super::{Output, ServerArgs, Stop};
 
+/// How long one call waits for the end of a saga, below the longest that a call may take.
+const WAIT: &str = "50s";
+
 /// What to do.
 #[derive(Debug, Args)]
 pub(super) struct SagasArgs {
@@ -39,7 +42,8 @@ enum Action {
         #[arg(long, default_value = "svg")]
         format: Drawing,
     },
-    /// Walk through every fault of a definition in a file, against stubs of its participants.
+    /// Walk through every fault of a definition in a file, against stubs of its participants; exit
+    /// code 1 when a run breaks a promise, or when the one without faults does not complete.
     Walk {
         /// YAML, or JSON.
         file: PathBuf,
@@ -65,7 +69,7 @@ enum Action {
         /// Its input, JSON.
         #[arg(long, default_value = "{}")]
         input: String,
-        /// Wait until it has ended or is stuck.
+        /// Wait until it has ended or is stuck; exit code 1 unless it is completed.
         #[arg(long)]
         wait: bool,
     },
@@ -176,9 +180,10 @@ async fn on_server(client: &Client, action: Action, output: &Output) -> Result<(
     let saga = match action {
         Action::Check { .. } | Action::Draw { .. } | Action::Walk { .. } => return Ok(()),
         Action::Register { file } => {
-            let definition = file::read(&file)?;
+            // As it is written: what only the server finds is told with its line, too.
+            let file::Source { definition, text: source, media_type } = file::source(&file)?;
             let path = ["sagas", "definitions", &definition.name];
-            let known = client.send(Method::PUT, &path, Some(definition.document())).await?;
+            let known = client.put_text(&path, media_type, source).await?;
             let line = format!("{} is at version {}", text(&known["name"]), known["version"]);
             return Ok(output.either(&known, &line)?);
         }
@@ -203,8 +208,10 @@ async fn on_server(client: &Client, action: Action, output: &Output) -> Result<(
             }
             let started = post(&[], body).await?;
             let id = text(&started["id"]);
-            let wait = wait.then(|| "50s".to_owned());
-            client.get(&["sagas", &id], &[("wait", wait)]).await?
+            if wait {
+                return ended(client, &id, output).await;
+            }
+            client.get(&["sagas", &id], &[]).await?
         }
         Action::Cancel { id, reason } => post(&[&id, "cancel"], because(reason)).await?,
         Action::Compensate { id, reason } => {
@@ -224,6 +231,19 @@ async fn on_server(client: &Client, action: Action, output: &Output) -> Result<(
         }
     };
     timeline::saga(&saga, *output)
+}
+
+/// Waits until a saga has ended or is stuck, and shows it; anything but `completed` is a failure.
+async fn ended(client: &Client, id: &str, output: &Output) -> Result<(), Stop> {
+    loop {
+        let wait = Some(WAIT.to_owned());
+        let saga = client.get(&["sagas", id], &[("wait", wait)]).await?;
+        if matches!(saga["status"].as_str(), Some("running" | "compensating")) {
+            continue;
+        }
+        timeline::saga(&saga, *output)?;
+        return if saga["status"] == "completed" { Ok(()) } else { Err(Stop::Told) };
+    }
 }
 
 fn because(reason: Option<String>) -> Value {

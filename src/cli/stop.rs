@@ -27,7 +27,7 @@ impl Stop {
     /// What to tell, if anything: the whole chain of causes on one line.
     pub(super) fn message(&self) -> Option<String> {
         match self {
-            Stop::Failed(error) | Stop::NotStarted(error) => Some(format!("{error:#}")),
+            Stop::Failed(error) | Stop::NotStarted(error) => Some(told(error)),
             Stop::Told | Stop::NobodyReads => None,
         }
     }
@@ -39,6 +39,18 @@ impl Stop {
             Stop::NobodyReads => ExitCode::SUCCESS,
         }
     }
+}
+
+/// The causes, but those that the one before ends with already.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.ends_with(&cause) {
+            told.push_str(": ");
+            told.push_str(&cause);
+        }
+    }
+    told
 }
 
 /// The exit code of misuse.
@@ -54,5 +66,16 @@ impl<E: Into<anyhow::Error>> From<E> for Stop {
             return Stop::NobodyReads;
         }
         Stop::Failed(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let refused = anyhow::anyhow!("refused").context("connecting: refused").context("calling");
+        assert_eq!(told(&refused), "calling: connecting: refused");
     }
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::client::{Client, append};
 use super::output::{clipped, printable, text};
 use super::problem::Problem;
+use super::shown::Shown;
 use super::{Output, ServerArgs, Stop};
 
 mod sse;
@@ -41,9 +42,23 @@ pub(super) struct TailArgs {
 /// Prints events until the process is stopped.
 pub(super) async fn run(args: TailArgs, output: &Output) -> Result<(), Stop> {
     let client = args.server.client()?;
+    if let Some(from) = args.from {
+        check_start(&client, from).await?;
+    }
     let types = args.types.map(|types| types.to_string());
     let last = args.from.map(|seq| seq.previous().to_string());
     each(&client, types, last, async |message| Ok(print(message, output)?)).await
+}
+
+/// Refuses a start that the log has not come to: nothing would be printed until it has.
+async fn check_start(client: &Client, from: Seq) -> Result<(), Stop> {
+    let newest = client.get(&["events"], &[("limit", Some("1".to_owned()))]).await?;
+    let newest = newest["items"][0]["seq"].as_i64().unwrap_or(0);
+    if from.get() > newest + 1 {
+        let told = format!("--from {from} is ahead of the log, which ends at {newest}");
+        return Err(Stop::start(anyhow::anyhow!(told)));
+    }
+    Ok(())
 }
 
 /// Hands events to `take` until the process is stopped; a lost connection is made again where it
@@ -116,13 +131,14 @@ fn print(message: &Message, output: &Output) -> std::io::Result<()> {
     }
     let Ok(shown) = serde_json::from_str::<Value>(&message.data) else { return Ok(()) };
     let event = &shown["event"];
+    let data = serde_json::from_str::<Shown<'_>>(&message.data).map(|shown| shown.data());
     let line = format!(
         "{} {} {} {} {}",
         text(&shown["seq"]),
         text(&shown["recorded_at"]),
         text(&event["type"]),
         text(&event["subject"]),
-        clipped(&text(&event["data"]), DATA_SHOWN),
+        clipped(&data.unwrap_or_default(), DATA_SHOWN),
     );
     output.line(&printable(&line))
 }

@@ -31,7 +31,7 @@ enum Action {
     },
     /// Register a webhook; prints its secret.
     Create(CreateArgs),
-    /// Send one signed sample event and print what was answered.
+    /// Send one signed sample event and print what was answered; exit code 1 when it failed.
     Test {
         /// Its id, `ep_…`.
         id: String,
@@ -253,7 +253,8 @@ async fn test(
 ) -> Result<(), Stop> {
     let body = kind.map_or_else(|| json!({}), |kind| json!({ "type": kind }));
     let attempt = post(client, &["webhooks", id, "test"], &body).await?;
-    let told = if attempt["error"].is_null() {
+    let delivered = attempt["error"].is_null();
+    let told = if delivered {
         format!(
             "delivered: {} in {} ms",
             text(&attempt["status_code"]),
@@ -262,7 +263,8 @@ async fn test(
     } else {
         format!("failed: {}", text(&attempt["error"]))
     };
-    Ok(output.either(&attempt, &told)?)
+    output.either(&attempt, &told)?;
+    if delivered { Ok(()) } else { Err(Stop::Told) }
 }
 
 async fn enable(client: &Client, id: &str, output: &Output) -> Result<(), Stop> {

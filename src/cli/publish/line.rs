@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use schemas::{Event, Faults};
+use bus::log::EVENT_BYTES_MAX;
+use schemas::{Event, Faults, ParseError};
 use serde::de::IgnoredAny;
 
 use super::event_id::event_id;
@@ -28,9 +29,13 @@ pub(super) fn event(number: u64, text: &str) -> Result<String, Faults> {
         let _ = write!(whole, "\"{name}\":\"{value}\","); // writing to a string cannot fail
     }
     whole.push_str(text.strip_prefix('{').unwrap_or(text).trim_start());
-    match Event::from_json(whole.as_bytes()) {
-        Ok(_) => Ok(whole),
-        Err(error) => Err(error.into_faults()),
+    let event = Event::from_json(whole.as_bytes()).map_err(ParseError::into_faults)?;
+    // The server would refuse the whole batch for it.
+    match event.size() {
+        bytes if bytes > EVENT_BYTES_MAX => {
+            Err(Faults::one("", format!("is {bytes} bytes, the limit is {EVENT_BYTES_MAX}")))
+        }
+        _ => Ok(whole),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Posts a batch until the server has said yes or no for good.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -7,8 +8,8 @@ use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 
 use super::super::client::Client;
-use super::super::problem::Problem;
-use super::lines::Batch;
+use super::super::problem::{Pointed, Problem};
+use super::lines::{Batch, Line};
 
 /// Tries of one batch; with the waits between them about a minute.
 const TRIES_MAX: u32 = 10;
@@ -21,12 +22,20 @@ const ASKED_WAIT_MAX: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What became of a batch.
+#[derive(Default)]
 pub(super) struct Sent {
+    /// How many events it had.
     pub(super) events: usize,
+    /// How many events the server took that it did not have.
+    pub(super) published: usize,
+    /// How many were there already.
+    pub(super) duplicates: usize,
+    /// Lines that are no events for the file or for the server, each with what is wrong with it.
+    pub(super) refused: Vec<(u64, String)>,
+    /// How many events were not taken although nothing is wrong with them, and why.
+    pub(super) unsent: Option<(usize, anyhow::Error)>,
     /// Bytes of the file.
     pub(super) bytes: u64,
-    /// How many were there already, or why none was taken.
-    pub(super) outcome: anyhow::Result<usize>,
 }
 
 /// Posts batches of a file.
@@ -61,26 +70,49 @@ impl Sender {
         Sender { client, name }
     }
 
-    /// Posts a batch. Ids make repeating harmless: what had arrived is a duplicate.
+    /// Posts a batch. Ids make repeating harmless: what had arrived is a duplicate. Events that the
+    /// server refuses by name are left out, and the others are posted again.
     pub(super) async fn send(&self, batch: Batch) -> Sent {
-        let (events, bytes) = (batch.lines.len(), batch.bytes);
-        let body = bytes::Bytes::from(batch.body);
+        let Batch { mut events, refused, bytes } = batch;
+        let mut sent = Sent { events: events.len(), refused, bytes, ..Sent::default() };
+        while !events.is_empty() {
+            match self.post_until_answered(&events).await {
+                Ok(duplicates) => {
+                    sent.published += events.len() - duplicates;
+                    sent.duplicates += duplicates;
+                    break;
+                }
+                Err(error) => match named(&error, events.len()) {
+                    Some(faults) => {
+                        events = without(events, &faults, &mut sent.refused);
+                    }
+                    None => {
+                        let error = self.place(error, &events);
+                        sent.unsent = Some((events.len(), error));
+                        break;
+                    }
+                },
+            }
+        }
+        sent
+    }
+
+    /// How many of the events were there already.
+    async fn post_until_answered(&self, events: &[Line]) -> anyhow::Result<usize> {
+        let body = bytes::Bytes::from(array(events));
         let mut wait = WAIT_MIN;
         let mut tries = 1;
-        let outcome = loop {
+        loop {
             match self.post(body.clone()).await {
-                Ok(duplicates) => break Ok(duplicates),
+                Ok(duplicates) => return Ok(duplicates),
                 Err(Failure::Passing(_, asked)) if tries < TRIES_MAX => {
                     tokio::time::sleep(asked.unwrap_or(wait)).await;
                     wait = (wait * 2).min(WAIT_MAX);
                     tries += 1;
                 }
-                Err(Failure::Passing(error, _) | Failure::Lasting(error)) => {
-                    break Err(self.place(error, &batch.lines));
-                }
+                Err(Failure::Passing(error, _) | Failure::Lasting(error)) => return Err(error),
             }
-        };
-        Sent { events, bytes, outcome }
+        }
     }
 
     async fn post(&self, body: bytes::Bytes) -> Result<usize, Failure> {
@@ -90,10 +122,8 @@ impl Sender {
             .header("content-type", "application/cloudevents-batch+json")
             .timeout(TIMEOUT)
             .body(body);
-        let answer = request.send().await.map_err(|error| {
-            let error = anyhow::Error::new(error).context("calling the server");
-            Failure::Passing(error, None)
-        })?;
+        let unanswered = |error| Failure::Passing(self.client.unanswered(error), None);
+        let answer = request.send().await.map_err(unanswered)?;
         let status = answer.status();
         if !status.is_success() {
             let asked = asked_wait(&answer);
@@ -113,30 +143,61 @@ impl Sender {
         Ok(receipts.events.iter().filter(|receipt| receipt.duplicate).count())
     }
 
-    /// The error with the places in the file in front: pointers of a refusal become lines.
-    fn place(&self, error: anyhow::Error, lines: &[u64]) -> anyhow::Error {
-        let name = &self.name;
-        let (first, last) = (lines.first().unwrap_or(&0), lines.last().unwrap_or(&0));
-        match error.downcast::<Problem>() {
-            Ok(mut problem) if !problem.errors.is_empty() => {
-                for fault in &mut problem.errors {
-                    fault.pointer = line_of(&fault.pointer, lines)
-                        .map_or_else(|| fault.pointer.clone(), |place| format!("{name}:{place}"));
-                }
-                problem.into()
-            }
-            Ok(problem) => anyhow::Error::new(problem).context(format!("{name}:{first}-{last}")),
-            Err(error) => error.context(format!("{name}:{first}-{last}")),
-        }
+    /// The error with its place in the file in front.
+    fn place(&self, error: anyhow::Error, events: &[Line]) -> anyhow::Error {
+        let number = |line: Option<&Line>| line.map_or(0, |line| line.number);
+        let (first, last) = (number(events.first()), number(events.last()));
+        error.context(format!("{}:{first}-{last}", self.name))
     }
 }
 
-/// `/2/type` of a batch as `17: /type` of the file.
-fn line_of(pointer: &str, lines: &[u64]) -> Option<String> {
+fn array(events: &[Line]) -> String {
+    let bytes: usize = events.iter().map(|line| line.event.len() + 1).sum();
+    let mut array = String::with_capacity(bytes + 2);
+    for (index, line) in events.iter().enumerate() {
+        array.push(if index == 0 { '[' } else { ',' });
+        array.push_str(&line.event);
+    }
+    array.push(']');
+    array
+}
+
+/// What is wrong with which events of a batch of `count`, by their places in it; `None` when the
+/// refusal is about something else than single events.
+fn named(error: &anyhow::Error, count: usize) -> Option<BTreeMap<usize, String>> {
+    let problem = error.downcast_ref::<Problem>()?;
+    let mut faults: BTreeMap<usize, String> = BTreeMap::new();
+    for Pointed { pointer, detail } in &problem.errors {
+        let (index, rest) = place_of(pointer).filter(|(index, _)| *index < count)?;
+        let told = faults.entry(index).or_default();
+        let and = if told.is_empty() { "" } else { "; " };
+        let place = if rest.is_empty() { String::new() } else { format!("/{rest}: ") };
+        told.push_str(&format!("{and}{place}{detail}"));
+    }
+    (!faults.is_empty()).then_some(faults)
+}
+
+/// The events but those with faults, which go to `refused`.
+fn without(
+    events: Vec<Line>,
+    faults: &BTreeMap<usize, String>,
+    refused: &mut Vec<(u64, String)>,
+) -> Vec<Line> {
+    let mut kept = Vec::with_capacity(events.len());
+    for (index, line) in events.into_iter().enumerate() {
+        match faults.get(&index) {
+            Some(fault) => refused.push((line.number, fault.clone())),
+            None => kept.push(line),
+        }
+    }
+    kept
+}
+
+/// `/2/type` of a batch as the place of the event and what is left.
+fn place_of(pointer: &str) -> Option<(usize, &str)> {
     let rest = pointer.strip_prefix('/')?;
     let (index, rest) = rest.split_once('/').unwrap_or((rest, ""));
-    let line = lines.get(index.parse::<usize>().ok()?)?;
-    Some(if rest.is_empty() { line.to_string() } else { format!("{line}: /{rest}") })
+    Some((index.parse().ok()?, rest))
 }
 
 /// Whether the same request may get another answer later.
@@ -154,13 +215,31 @@ fn asked_wait(answer: &Response) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    fn refusal(pointers: &[&str]) -> anyhow::Error {
+        let detail = "no".to_owned();
+        let errors = pointers
+            .iter()
+            .map(|pointer| Pointed { pointer: (*pointer).to_owned(), detail: detail.clone() });
+        Problem { status: 422, errors: errors.collect(), ..Problem::default() }.into()
+    }
+
     #[test]
-    fn pointers_of_a_batch_become_lines_of_the_file() {
-        let lines = [4, 7, 9];
-        assert_eq!(line_of("/2/type", &lines).as_deref(), Some("9: /type"));
-        assert_eq!(line_of("/0", &lines).as_deref(), Some("4"));
-        assert_eq!(line_of("/3/type", &lines), None);
-        assert_eq!(line_of("", &lines), None);
+    fn events_that_a_refusal_names_are_left_out() {
+        let faults = named(&refusal(&["/2/type", "/0", "/2/tenant"]), 3).unwrap();
+        let told: Vec<_> = faults.iter().map(|(index, told)| (*index, told.as_str())).collect();
+        assert_eq!(told, [(0, "no"), (2, "/type: no; /tenant: no")]);
+        let lines = [4, 7, 9].map(|number| Line { number, event: number.to_string() });
+        let mut refused = Vec::new();
+        let kept = without(Vec::from(lines), &faults, &mut refused);
+        assert_eq!(array(&kept), "[7]");
+        assert_eq!(refused.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [4, 9]);
+    }
+
+    #[test]
+    fn a_refusal_of_the_whole_batch_names_no_event() {
+        for pointers in [&[][..], &[""], &["/3/type"], &["/0", "/x"]] {
+            assert_eq!(named(&refusal(pointers), 3), None, "{pointers:?}");
+        }
     }
 
     #[test]

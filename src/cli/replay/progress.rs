@@ -14,7 +14,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// Tells of a replay that was begun; with `wait`, follows it to its end.
 ///
 /// # Errors
-/// The server's, or the replay ended otherwise than completed.
+/// The server's, or the replay ended otherwise than completed, or events of it ended dead.
 pub(in super::super) async fn started(
     client: &Client,
     replay: Value,
@@ -28,7 +28,8 @@ pub(in super::super) async fn started(
     let id = replay["id"].as_str().unwrap_or_default().to_owned();
     let ended = follow(client, replay, &id).await?;
     super::show(&ended, output)?;
-    if ended["status"] == "completed" { Ok(()) } else { Err(Stop::Told) }
+    let well = ended["status"] == "completed" && count(&ended, "dead") == 0;
+    if well { Ok(()) } else { Err(Stop::Told) }
 }
 
 async fn follow(client: &Client, mut replay: Value, id: &str) -> anyhow::Result<Value> {

@@ -13,19 +13,48 @@ use super::Drawing;
 use crate::cli::output::{cell, printable, state};
 use crate::cli::{Output, Stop};
 
+/// A definition that has no faults, and how it is written.
+pub(super) struct Source {
+    pub(super) definition: Definition,
+    pub(super) text: String,
+    pub(super) media_type: &'static str,
+}
+
+fn read(file: &Path) -> Result<Definition, Stop> {
+    source(file).map(|source| source.definition)
+}
+
 /// Reads a definition; every fault is told at once, with line and path.
-pub(super) fn read(file: &Path) -> Result<Definition, Stop> {
-    let source = std::fs::read_to_string(file)
+pub(super) fn source(file: &Path) -> Result<Source, Stop> {
+    let text = std::fs::read_to_string(file)
         .with_context(|| format!("reading {}", file.display()))
         .map_err(Stop::start)?;
     let is_json = file.extension().is_some_and(|extension| extension == "json");
-    let read = if is_json { Definition::of_json } else { Definition::of_yaml };
-    read(&source).map_err(|faults| {
-        let lines: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
+    let (read, media_type): (fn(&str) -> _, _) = if is_json {
+        (Definition::of_json, "application/json")
+    } else {
+        (Definition::of_yaml, "application/yaml")
+    };
+    let definition = read(&text).map_err(|faults| {
+        let lines: Vec<String> = faults.0.iter().map(|fault| plain(&fault.to_string())).collect();
         let count = lines.len();
         let said = if count == 1 { "1 fault".to_owned() } else { format!("{count} faults") };
         Stop::Failed(anyhow::anyhow!("{}: {said}\n  {}", file.display(), lines.join("\n  ")))
-    })
+    })?;
+    Ok(Source { definition, text, media_type })
+}
+
+/// A fault in words for people who write YAML, its line told once.
+fn plain(fault: &str) -> String {
+    if fault.contains("tabs disallowed") {
+        let place = fault.split(": ").next().unwrap_or_default();
+        return format!("{place}: YAML is indented with spaces, and here is a tab");
+    }
+    let line = fault.strip_prefix("line ").and_then(|rest| rest.split(':').next());
+    match line.and_then(|line| fault.rfind(&format!(" at line {line} "))) {
+        Some(again) => fault[..again].to_owned(),
+        None => fault.to_owned(),
+    }
 }
 
 pub(super) fn check(file: &Path, output: &Output) -> Result<(), Stop> {
@@ -71,21 +100,22 @@ pub(super) fn walk(
         let (step, fault) = (ending.step.as_deref().unwrap_or("-"), told(ending));
         rows.push(vec![cell(step), cell(fault), state(status), cell(format!("{person}{what}"))]);
         values.push(json!({"step": ending.step, "operation": ending.operation, "fault": fault,
-            "ended": status, "was_stuck": ending.was_stuck, "broken": what}));
+            "ended": status, "was_stuck": ending.was_stuck, "broken": what, "error": ending.error}));
     }
+    // Where nothing goes well without a fault, the runs with faults say nothing.
+    let plain = endings.first().filter(|ending| !matches!(ending.ended, Ok(Status::Completed)));
     if output.is_json() {
         output.value(&json!({"saga": definition.name.as_str(), "runs": values}))?;
     } else {
         output.table(&["STEP", "FAULT", "ENDED", ""], rows)?;
         let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{n} {name}")).collect();
         output.line(&format!("{} runs: {}", endings.len(), counts.join(", ")))?;
-        let plain = endings.first().filter(|ending| !matches!(ending.ended, Ok(Status::Completed)));
         if let Some(error) = plain.and_then(|ending| ending.error.as_ref()) {
             let hint = "give the stubs what it reads with --input and --outputs";
             output.line(&printable(&format!("without any fault: {error} ({hint})")))?;
         }
     }
-    if endings.iter().any(|ending| ending.ended.is_err()) {
+    if plain.is_some() || endings.iter().any(|ending| ending.ended.is_err()) {
         return Err(Stop::Told);
     }
     Ok(())
@@ -112,5 +142,20 @@ fn told(ending: &Ending) -> &'static str {
         (Fault::Late, true, _) => "answer to the undo comes late",
         (Fault::Crash, false, _) => "engine dies before the answer",
         (Fault::Crash, true, _) => "engine dies before the undo's answer",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn faults_of_yaml_are_told_in_plain_words_and_with_one_line() {
+        let tabs = "line 3: not valid YAML: tabs disallowed within this context";
+        assert_eq!(plain(tabs), "line 3: YAML is indented with spaces, and here is a tab");
+        let twice = "line 948: not valid YAML: no such key at line 948 column 3";
+        assert_eq!(plain(twice), "line 948: not valid YAML: no such key");
+        let other = "/steps/0: line 1: is there twice, first on line 3";
+        assert_eq!(plain(other), other);
     }
 }

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::cli::events::items;
-use crate::cli::output::{cell, clipped, member, printable, state, text};
+use crate::cli::output::{cell, member, printable, state, text};
 use crate::cli::{Output, Stop};
 
-/// Characters of an output or an error that are shown.
+/// Characters of an output or an error that a terminal shows.
 const SHOWN: usize = 60;
 
 /// A saga and its steps.
@@ -26,17 +26,21 @@ pub(super) fn saga(saga: &Value, output: Output) -> Result<(), Stop> {
     let started = text(&saga["created_at"]);
     let mut rows = Vec::new();
     for step in saga["steps"].as_array().into_iter().flatten() {
-        rows.push(row(step, &text(&step["name"]), &started));
+        rows.push(row(step, &text(&step["name"]), &started, output));
         let undo = &step["compensation"];
         if undo.is_object() {
-            rows.push(row(undo, "  undo", &started));
+            rows.push(row(undo, "  undo", &started, output));
         }
     }
     Ok(output.table(&["STEP", "STATUS", "AT", "TOOK", "TRIES", "SAID"], rows)?)
 }
 
-fn row(half: &Value, name: &str, started: &str) -> Vec<comfy_table::Cell> {
-    let said = if half["error"].is_null() { &half["output"] } else { &half["error"] };
+fn row(half: &Value, name: &str, started: &str, output: Output) -> Vec<comfy_table::Cell> {
+    // The error of an earlier attempt does not matter to what is done.
+    let done = matches!(half["status"].as_str(), Some("done" | "skipped"));
+    let has_output = !half["output"].is_null();
+    let said = if half["error"].is_null() || (done && has_output) { "output" } else { "error" };
+    let said = &half[said];
     let (began, ended) = (text(&half["started_at"]), text(&half["finished_at"]));
     vec![
         cell(name),
@@ -44,7 +48,7 @@ fn row(half: &Value, name: &str, started: &str) -> Vec<comfy_table::Cell> {
         cell(between(started, &began).map_or("-".to_owned(), |took| format!("+{took}"))),
         cell(between(&began, &ended).unwrap_or_else(|| "-".to_owned())),
         member(half, "attempts"),
-        cell(clipped(&text(said), SHOWN)),
+        cell(output.clipped(&text(said), SHOWN)),
     ]
 }
 
@@ -68,7 +72,7 @@ pub(super) fn journal(journal: &Value, output: Output) -> Result<(), Stop> {
         let mut more = Vec::new();
         for (name, value) in entry.as_object().into_iter().flatten() {
             if !["at", "seq", "kind", "step"].contains(&name.as_str()) && !value.is_null() {
-                more.push(format!("{name}={}", clipped(&text(value), SHOWN)));
+                more.push(format!("{name}={}", output.clipped(&text(value), SHOWN)));
             }
         }
         let step = if entry["step"].is_null() { String::new() } else { text(&entry["step"]) };

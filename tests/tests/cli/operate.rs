@@ -1,7 +1,7 @@
 //! The commands of operators: events, consumers, dead letters, replays.
 
 use serde_json::{Value, json};
-use skald_tests::{House, eventually, one, skald};
+use skald_tests::{House, Setup, eventually, one, skald};
 
 use super::{json, run};
 
@@ -126,6 +126,78 @@ async fn a_server_that_is_not_there_is_told_in_one_line() {
     assert_eq!(done.code, Some(1), "{done:?}");
     assert_eq!(done.stderr.trim().lines().count(), 1, "{done:?}");
     assert!(done.stderr.contains("127.0.0.1:1"), "{done:?}");
+    assert!(done.stderr.contains("`skald dev` starts one") && done.stderr.contains("SKALD_URL"));
+    assert_eq!(done.stderr.matches("Connection refused").count(), 1, "{done:?}");
+}
+
+#[tokio::test]
+async fn addresses_and_keys_that_are_none_are_told_by_their_names() {
+    let house = House::start().await;
+    let base = house.base();
+    for (arguments, environment, told) in [
+        (&["events"][..], ("SKALD_URL", ""), "SKALD_URL"),
+        (&["events", "--url", "foo"], ("SKALD_KEY", ""), "start with http://"),
+        (&["events", "--url", &base], ("SKALD_KEY", "sk_\n"), "SKALD_KEY"),
+    ] {
+        let done = skald(house.folder(), arguments, &[environment]).await;
+        assert!(done.code != Some(0) && done.stderr.contains(told), "{done:?}");
+    }
+    let none = ["events", "--url", &base, "--key", ""];
+    let _ = skald(house.folder(), &none, &[("SKALD_KEY", "")]).await.ok();
+    for (arguments, told) in [
+        (&["dead-letters", "redrive", "c"][..], "--all"),
+        (&["replay", "start", "--consumer", "c"], "--since"),
+    ] {
+        let done = run(&house, arguments).await;
+        assert!(done.code == Some(2) && done.stderr.contains(told), "{done:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_alone_is_on_stdout_and_who_has_none_is_told_where_to_give_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let create = ["keys", "create", "a", "--scope", "admin", "--data", data.to_str().unwrap()];
+    let made = skald(folder.path(), &create, &[]).await.ok();
+    let key = made.stdout.trim_end();
+    assert!(key.starts_with("sk_") && !key.contains(char::is_whitespace), "{made:?}");
+    assert!(made.stderr.contains("not shown again"), "{made:?}");
+    let house = Setup::serve(&data, key).start().await;
+    let refused = run(&house, &["events"]).await;
+    assert!(refused.code == Some(1) && refused.stderr.contains("--key or SKALD_KEY"));
+    let _ = run(&house, &["events", "--key", key]).await.ok();
+}
+
+#[tokio::test]
+async fn large_numbers_are_shown_as_they_were_written() {
+    let house = House::start().await;
+    let event = r#"{"type": "t", "data": {"n": 12345678901234567890123}}"#;
+    let call = house.call(http::Method::POST, "/v1/events");
+    call.typed("application/json", event).send().await.check(202);
+    for arguments in [&["events"][..], &["events", "1"]] {
+        let shown = run(&house, arguments).await.ok().stdout;
+        assert!(shown.contains("12345678901234567890123"), "{shown}");
+    }
+    let ahead = run(&house, &["tail", "--from", "9"]).await.refusal();
+    assert!(ahead.contains("ahead of the log, which ends at 1"), "{ahead}");
+}
+
+#[tokio::test]
+async fn a_replay_whose_events_end_dead_is_no_success() {
+    let mut house = House::start().await;
+    house.claim("c");
+    house.pull_consumer("c", "t", json!({})).await;
+    house.publish(json!({"type": "t"})).await;
+    let refuse = async || {
+        let lease = one(house.lease_with("c", json!({"wait": "10s"})).await);
+        house.nak("c", &lease, json!({"permanent": true, "error": "no"})).await;
+    };
+    refuse().await;
+    let start =
+        ["replay", "start", "--consumer", "c", "--from-seq", "1", "--mode", "force", "--wait"];
+    let (done, ()) = tokio::join!(run(&house, &start), refuse());
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.stdout.contains("DEAD"), "{done:?}");
 }
 
 #[tokio::test]

@@ -27,6 +27,10 @@ output: '{{{{ steps.approve.output.by }}}}'
 async fn files_are_checked_drawn_and_walked() {
     let house = House::start().await;
     let p = Participant::start().await;
+    let tabbed = house.folder().join("tabbed.yaml");
+    std::fs::write(&tabbed, "saga: x\nsteps:\n\t- step: a\n").unwrap();
+    let refused = run(&house, &["sagas", "check", tabbed.to_str().unwrap()]).await;
+    assert!(refused.stderr.contains("line 3: YAML is indented with spaces"), "{refused:?}");
     let file = |name: &str, text: &str| {
         std::fs::write(house.folder().join(name), text).unwrap();
     };
@@ -48,11 +52,16 @@ async fn files_are_checked_drawn_and_walked() {
     let text = here(&["sagas", "draw", "good.yaml", "--format", "mermaid"]).await.ok().stdout;
     assert!(text.contains("flowchart") && text.contains("charge"), "{text}");
     let walk = ["sagas", "walk", "good.yaml", "--input", r#"{"how":"x"}"#];
-    let walked = here(&walk).await.ok().stdout;
+    let walked = here(&walk).await;
+    assert_eq!(walked.code, Some(1), "nothing was walked to completion: {walked:?}");
+    let walked = walked.stdout;
     assert!(
         walked.contains("without any fault: output") && walked.contains("--outputs"),
         "{walked}"
     );
+    let told = here(&["--json", "sagas", "walk", "good.yaml"]).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(told.stdout.contains("\"error\":\"") && told.stdout.contains("input.how"), "{told:?}");
     let outputs = [&walk[..], &["--outputs", r#"{"approve":{"by":"ann"}}"#]].concat();
     let walked = here(&outputs).await.ok().stdout;
     for ending in [" completed", " compensated"] {
@@ -88,7 +97,8 @@ async fn sagas_are_started_shown_and_settled() {
     assert!(journal.contains("acting") && journal.contains("completed"), "{journal}");
 
     let stuck = [&start[..], &["two", "--wait", "--input", r#"{"how":"status/500"}"#]].concat();
-    assert_eq!(json(&house, &stuck).await["status"], "stuck");
+    let waited = run(&house, &stuck).await;
+    assert!(waited.code == Some(1) && waited.stdout.contains("STUCK"), "{waited:?}");
     let listed = run(&house, &["sagas", "list", "--status", "stuck"]).await.ok().stdout;
     assert!(listed.contains("two") && !listed.contains("one"), "{listed}");
     let retry = ["sagas", "retry", "two", "--reason", "they say it is well"];
@@ -122,4 +132,29 @@ async fn sagas_are_started_shown_and_settled() {
     assert_eq!(json(&house, &["sagas", "show", "three"]).await["status"], "compensated");
     let missing = run(&house, &["sagas", "show", "none"]).await;
     assert_eq!(missing.code, Some(1), "{missing:?}");
+}
+
+#[tokio::test]
+async fn faults_that_only_the_server_finds_have_the_lines_of_the_file() {
+    let house = House::start().await;
+    let file = house.folder().join("order.yaml");
+    let text =
+        "saga: order\n\nsteps:\n  - step: a\n    post: http://127.0.0.1:1/x\n    no_undo: x\n";
+    std::fs::write(&file, text).unwrap();
+    let refused = run(&house, &["sagas", "register", file.to_str().unwrap()]).await;
+    assert!(refused.code == Some(1) && refused.stderr.contains("line 4"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_step_that_is_done_shows_its_output_whole_and_not_the_error_before() {
+    let house = House::start().await;
+    let p = Participant::start().await;
+    let file = house.folder().join("once.yaml");
+    let text =
+        format!("saga: once\nsteps:\n  - {{ step: a, post: '{}', no_undo: x }}\n", p.url("/a"));
+    std::fs::write(&file, text).unwrap();
+    let _ = run(&house, &["sagas", "register", file.to_str().unwrap()]).await.ok();
+    let start = ["sagas", "start", "once", "--id", "o-1", "--wait"];
+    let shown = run(&house, &start).await.ok().stdout;
+    assert!(shown.contains("COMPLETED") && !shown.contains('…'), "{shown}");
 }

@@ -17,8 +17,8 @@ async fn webhooks_are_created_tested_listed_and_their_deliveries_recovered() {
         json(&house, &["webhooks", "create", &receiver.url(), "--type", "t", "--tenant", "a"])
             .await;
     let id = made["id"].as_str().unwrap();
-    let tested = run(&house, &["webhooks", "test", id]).await.ok().stdout;
-    assert!(tested.contains("answered 500"), "{tested}");
+    let tested = run(&house, &["webhooks", "test", id]).await;
+    assert!(tested.code == Some(1) && tested.stdout.contains("answered 500"), "{tested:?}");
     let tested = run(&house, &["webhooks", "test", id, "--type", "a.b"]).await.ok().stdout;
     assert!(tested.starts_with("delivered: 200"), "{tested}");
     let table = run(&house, &["webhooks"]).await.ok().stdout;
@@ -40,6 +40,8 @@ async fn webhooks_are_created_tested_listed_and_their_deliveries_recovered() {
         (&shown["status"], &shown["attempts"][0]["trigger"]),
         (&json!("delivered"), &json!("recover"))
     );
+    let traced = run(&house, &["trace", &shown["seq"].to_string()]).await.ok().stdout;
+    assert!(traced.contains(delivery) && traced.contains(&format!("t to {id}")), "{traced}");
     let _ = run(&house, &["webhooks", "resend", delivery]).await.ok();
     receiver.wait_for(4).await;
     let secret = run(&house, &["webhooks", "rotate", id, "--overlap", "1h"]).await.ok().stdout;
@@ -53,7 +55,7 @@ async fn live_events_are_forwarded_with_a_signature() {
     let house = House::start().await;
     let receiver = Receiver::answering(&[200]).await;
     let mut listening = Command::new(binary::path())
-        .args(["listen", "--json", "--forward", &receiver.url(), "--types", "a.>"])
+        .args(["listen", "--json", "--forward", &receiver.url(), "--type", "a.>"])
         .args(["--url", &house.base()])
         .stdout(Stdio::piped())
         .kill_on_drop(true)
