@@ -35,9 +35,12 @@ async fn site() -> Site {
     let call = nodes[0].call(Method::PUT, "/v1/sagas/definitions/holds");
     call.typed("application/yaml", HOLDS.to_owned()).send().await.check(201);
     let site = Site { nodes, postgres, _nats: nats, _folder: folder };
-    eventually("each node has shards", async || {
-        let owners = site.postgres.query("select distinct node from saga_shard").await;
-        (owners.len() == 2).then_some(())
+    // From then on none changes hands.
+    eventually("each node has half of the shards", async || {
+        let halves = "select count(*) from saga_shard where node is not null group by node";
+        let halves = site.postgres.query(halves).await;
+        let half = (bus::PARTITIONS / 2).to_string();
+        (halves == [half.clone(), half]).then_some(())
     })
     .await;
     site
