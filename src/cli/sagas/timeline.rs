@@ -36,11 +36,7 @@ pub(super) fn saga(saga: &Value, output: Output) -> Result<(), Stop> {
 }
 
 fn row(half: &Value, name: &str, started: &str, output: Output) -> Vec<comfy_table::Cell> {
-    // The error of an earlier attempt does not matter to what is done.
-    let done = matches!(half["status"].as_str(), Some("done" | "skipped"));
-    let has_output = !half["output"].is_null();
-    let said = if half["error"].is_null() || (done && has_output) { "output" } else { "error" };
-    let said = &half[said];
+    let said = said(half);
     let (began, ended) = (text(&half["started_at"]), text(&half["finished_at"]));
     vec![
         cell(name),
@@ -50,6 +46,12 @@ fn row(half: &Value, name: &str, started: &str, output: Output) -> Vec<comfy_tab
         member(half, "attempts"),
         cell(output.clipped(&text(said), SHOWN)),
     ]
+}
+
+/// The output or the error; that of an earlier attempt does not matter to what is done.
+fn said(half: &Value) -> &Value {
+    let done = matches!(half["status"].as_str(), Some("done" | "undone"));
+    if done || half["error"].is_null() { &half["output"] } else { &half["error"] }
 }
 
 /// The time between two moments, in the unit that suits it.
@@ -86,4 +88,19 @@ pub(super) fn journal(journal: &Value, output: Output) -> Result<(), Stop> {
         output.line(printable(&line).trim_end())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_done_says_its_output_and_what_is_not_its_error() {
+        let half = |status| json!({"status": status, "output": {"id": 7}, "error": "no answer"});
+        assert_eq!(said(&half("done")), &json!({"id": 7}));
+        assert_eq!(said(&half("refused")), "no answer");
+        assert_eq!(said(&json!({"status": "done", "error": "no answer"})), &Value::Null);
+    }
 }
