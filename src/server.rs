@@ -89,7 +89,7 @@ pub enum ServeError {
     Broken(&'static str),
     /// Beyond this machine without keys.
     #[error(
-        "refusing to listen on {0} without an API key: make one with `skald keys create`, or listen on 127.0.0.1"
+        "refusing to listen on {0} without an API key: make one with `skald keys create`, given the same --data or --database, or listen on 127.0.0.1"
     )]
     NoKeys(SocketAddr),
 }

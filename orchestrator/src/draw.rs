@@ -8,6 +8,9 @@ use crate::state::{Cell, State, StepStatus};
 const WIDTH: usize = 220;
 const HEIGHT: usize = 56;
 const GAP: usize = 34;
+/// Characters of a step's name, and of what it does, that fit into a box.
+const NAME_SHOWN: usize = 26;
+const DOES_SHOWN: usize = 36;
 
 /// What a step does, in a few words.
 fn told(step: &Step) -> String {
@@ -171,6 +174,7 @@ impl Canvas<'_> {
     fn step(&mut self, at: usize, middle: usize, y: usize) -> usize {
         let step = &self.definition.steps[at];
         let x = middle.saturating_sub(WIDTH / 2);
+        let does = [&told(step), undone(step)].map(|part: &str| part.to_owned()).join(" · ");
         let colour = match self.saga {
             Some(saga) => colour(saga.cells.get(step.name.as_str()).map(Cell::status)),
             None if step.point_of_no_return => "#ffe0b2",
@@ -180,13 +184,9 @@ impl Canvas<'_> {
             self.shapes,
             "<rect x=\"{x}\" y=\"{y}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"7\" \
              fill=\"{colour}\" stroke=\"#1565c0\"/>\n\
-             <text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\" font-size=\"14\">{}</text>\n\
-             <text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\" font-size=\"11\" \
-             fill=\"#555\">{}</text>",
-            y + 22,
-            escape(&step.name),
-            y + 42,
-            escape(&[&told(step), undone(step)].map(|part: &str| part.to_owned()).join(" · "))
+             {}{}",
+            line(&step.name, NAME_SHOWN, middle, y + 22, "font-size=\"14\""),
+            line(&does, DOES_SHOWN, middle, y + 42, "font-size=\"11\" fill=\"#555\"")
         );
         y + HEIGHT
     }
@@ -200,6 +200,20 @@ fn colour(status: Option<StepStatus>) -> &'static str {
         Some(StepStatus::Refused | StepStatus::Unknown) => "#ffcdd2",
         Some(StepStatus::Undone) => "#e1d5f0",
     }
+}
+
+/// A line of text around `middle`; one that is too long for its box is shortened, and whole in its
+/// title.
+fn line(text: &str, shown: usize, middle: usize, y: usize, style: &str) -> String {
+    let text = text.trim_end_matches(" · ");
+    let (short, title) = match text.char_indices().nth(shown) {
+        None => (escape(text), String::new()),
+        Some(_) => {
+            let short: String = text.chars().take(shown - 1).collect();
+            (format!("{}…", escape(&short)), format!("<title>{}</title>", escape(text)))
+        }
+    };
+    format!("<text x=\"{middle}\" y=\"{y}\" text-anchor=\"middle\" {style}>{title}{short}</text>\n")
 }
 
 fn escape(text: &str) -> String {
@@ -222,5 +236,17 @@ mod tests {
         }
         assert!(mermaid.contains("s1 --> done") && mermaid.contains("s3 --> done"), "{mermaid}");
         assert!(svg.contains("a.b"));
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_its_box_is_shortened_and_whole_in_its_title() {
+        let name = "charge-the-card-of-the-customer-once-more";
+        let source = format!("saga: x\nsteps:\n  - {{ step: {name}, sleep: 1s }}\n");
+        let definition = Definition::of_yaml(&source).unwrap_or_else(|faults| panic!("{faults}"));
+        let svg = svg(&definition);
+        assert!(
+            svg.contains(&format!("<title>{name}</title>charge-the-card-of-the-cu…</text>")),
+            "{svg}"
+        );
     }
 }
