@@ -11,11 +11,14 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use clap::Args;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncWriteExt as _};
+use tokio::io::AsyncRead;
+use tokio::sync::mpsc;
+use tokio_util::io::StreamReader;
 use tokio_util::sync::CancellationToken;
 
 use super::output::printable;
@@ -103,17 +106,24 @@ async fn open(file: PathBuf) -> anyhow::Result<(String, Option<u64>, Input)> {
 /// Standard input, read on a thread that nobody waits for: a program that keeps it open without a
 /// word must not keep this one from its end, as tokio's own would.
 fn standard_input() -> impl AsyncRead + Send + Unpin {
-    let (reader, mut writer) = tokio::io::duplex(STDIN_BUFFER);
-    let runtime = tokio::runtime::Handle::current();
+    let (sender, mut chunks) = mpsc::channel(1);
     std::thread::spawn(move || {
-        let (mut buffer, mut input) = (vec![0; STDIN_BUFFER], std::io::stdin().lock());
-        while let Ok(length @ 1..) = input.read(&mut buffer) {
-            if runtime.block_on(writer.write_all(&buffer[..length])).is_err() {
-                return; // nobody reads on
+        let mut input = std::io::stdin().lock();
+        loop {
+            let mut buffer = vec![0; STDIN_BUFFER];
+            let chunk = match input.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => Ok(Bytes::from(buffer).slice(..length)),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            let failed = chunk.is_err();
+            if sender.blocking_send(chunk).is_err() || failed {
+                return;
             }
         }
     });
-    reader
+    StreamReader::new(stream::poll_fn(move |context| chunks.poll_recv(context)))
 }
 
 /// Sends batch after batch until the file ends, something is wrong for good, or Ctrl-C; then waits
