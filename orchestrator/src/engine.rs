@@ -101,9 +101,9 @@ pub enum StartError {
     /// The id is not one.
     #[error(transparent)]
     Id(#[from] crate::name::InvalidName),
-    /// The input is too large.
-    #[error("the input is larger than 1 MiB")]
-    TooLarge,
+    /// The input is too large or too deep.
+    #[error("the input {0}")]
+    Input(#[from] crate::template::InvalidValue),
     /// The id belongs to another saga.
     #[error("there is a saga `{0}` already, with another definition or input")]
     Conflict(String),
@@ -239,9 +239,7 @@ impl Engine {
             Some(id) => id.parse::<Name>()?.to_string(),
             None => bus::work::WorkId::new().prefixed("saga"),
         };
-        if crate::template::size_of(&new.input) > crate::template::VALUE_BYTES_MAX {
-            return Err(StartError::TooLarge);
-        }
+        crate::template::check_value(&new.input)?;
         let newest = self.0.definitions.newest().await?;
         let known = newest.get(&new.definition);
         let known = known.ok_or_else(|| StartError::NoDefinition(new.definition.clone()))?;

@@ -17,7 +17,7 @@ use crate::name::{NAME_BYTES_MAX, Name};
 use crate::planner::Input;
 use crate::state::Status;
 use crate::store::{self, SagaRow};
-use crate::template::{Scope, VALUE_BYTES_MAX, of_json, size_of};
+use crate::template::{Scope, check_value, of_json};
 
 /// Starts sagas from events, and hands events to sagas that wait for them. Both are rows, written
 /// with the consumer's position: an event does each once, also when it is replayed.
@@ -107,9 +107,7 @@ impl StartSagas {
             }
             None => json.get("data").cloned().unwrap_or(Value::Null),
         };
-        if size_of(&input) > VALUE_BYTES_MAX {
-            return Err(bad("the input", "is larger than 1 MiB".to_owned()));
-        }
+        check_value(&input).map_err(|error| bad("the input", error.to_string()))?;
         let now = tx.clock().now().as_micros();
         Ok(SagaRow {
             id: id.to_string(),

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::request::{Answer, Call, Request};
 use crate::store::SagaRow;
-use crate::template::VALUE_BYTES_MAX;
+use crate::template::{VALUE_BYTES_MAX, check_value};
 use crate::transition::Operation;
 
 /// Calls at once to one participant of this node.
@@ -105,9 +105,7 @@ impl Participants {
             Err(_) => Answer::unclear(format!("no answer within {}", bus::Span(request.timeout))),
         };
         Some(match answer {
-            Answer::Done(output) if crate::template::size_of(&output) > VALUE_BYTES_MAX => {
-                Answer::unclear(format!("the output is larger than {VALUE_BYTES_MAX} bytes"))
-            }
+            Answer::Done(output) => answer_with(output),
             answer => answer,
         })
     }
@@ -162,6 +160,14 @@ impl Participants {
             places.retain(|_, place| Arc::strong_count(place) > 1);
         }
         Arc::clone(places.entry(name).or_insert_with(|| Arc::new(Semaphore::new(most))))
+    }
+}
+
+/// The answer of a participant that is done; an output that cannot be kept is no clear one.
+pub(crate) fn answer_with(output: Value) -> Answer {
+    match check_value(&output) {
+        Ok(()) => Answer::Done(output),
+        Err(error) => Answer::unclear(format!("the output {error}")),
     }
 }
 

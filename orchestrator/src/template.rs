@@ -10,10 +10,13 @@ mod operators;
 mod references;
 mod scope;
 mod tokens;
+mod value;
 
 pub use references::{Reference, References};
 pub use scope::Scope;
 pub(crate) use scope::{Absent, of_json};
+use value::size_of;
+pub use value::{InvalidValue, VALUE_LEVELS_MAX, check_value};
 
 use std::sync::LazyLock;
 
@@ -120,9 +123,15 @@ impl Template {
     ///
     /// # Errors
     /// An expression reads what is not there, does too much, or gives what is no JSON; or all of it
-    /// is larger than [`VALUE_BYTES_MAX`].
+    /// is larger than [`VALUE_BYTES_MAX`] or deeper than [`VALUE_LEVELS_MAX`].
     pub fn render(&self, scope: &Scope) -> Result<Value, EvalError> {
-        self.fill(scope, &mut { VALUE_BYTES_MAX })
+        let value = self.fill(scope, &mut { VALUE_BYTES_MAX })?;
+        let fail = |error: InvalidValue| {
+            let reason = format!("gives what {error}");
+            EvalError { source_text: self.first_source(), reason }
+        };
+        value::check_levels(&value).map_err(fail)?;
+        Ok(value)
     }
 
     fn too_large(&self) -> EvalError {
@@ -303,20 +312,6 @@ fn told(error: &minijinja::Error) -> String {
         (ErrorKind::OutOfFuel, _) => "does too much".to_owned(),
         (kind, None) => kind.to_string(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
-    }
-}
-
-/// About how long a value is as JSON, counted without writing it.
-#[must_use]
-pub fn size_of(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) => 5,
-        Value::Number(_) => 8,
-        Value::String(text) => text.len() + 2,
-        Value::Array(items) => 2 + items.iter().map(|item| size_of(item) + 1).sum::<usize>(),
-        Value::Object(members) => {
-            2 + members.iter().map(|(key, value)| key.len() + 4 + size_of(value)).sum::<usize>()
-        }
     }
 }
 

@@ -247,10 +247,12 @@ impl From<ReplayError> for Problem {
 impl From<orchestrator::StartError> for Problem {
     fn from(error: orchestrator::StartError) -> Problem {
         use orchestrator::StartError as E;
+        use orchestrator::template::InvalidValue;
         match error {
             E::NoDefinition(_) => Problem::fault("/definition", error.to_string()),
             E::Id(error) => Problem::fault("/id", error.to_string()),
-            E::TooLarge => Problem::too_large(error.to_string()),
+            E::Input(InvalidValue::TooLarge) => Problem::too_large(error.to_string()),
+            E::Input(InvalidValue::TooDeep) => Problem::fault("/input", error.to_string()),
             E::Conflict(_) => Problem::conflict(error.to_string()),
             error => Problem::of_backend("the database", &error),
         }

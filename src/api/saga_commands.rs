@@ -6,7 +6,7 @@ use axum::extract::{Path, State as Extract};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use orchestrator::planner::{Command, Input};
-use orchestrator::template;
+use orchestrator::template::{InvalidValue, check_value};
 use orchestrator::{Answer, InvalidName, Name};
 use serde_json::Value;
 
@@ -219,8 +219,9 @@ fn json(body: &Bytes) -> Result<Value, Problem> {
 
 /// What a step is to answer with.
 fn sized(value: Value) -> Result<Value, Problem> {
-    if template::size_of(&value) > template::VALUE_BYTES_MAX {
-        return Err(Problem::too_large("an output is at most 1 MiB"));
+    match check_value(&value) {
+        Ok(()) => Ok(value),
+        Err(error @ InvalidValue::TooLarge) => Err(Problem::too_large(format!("it {error}"))),
+        Err(error @ InvalidValue::TooDeep) => Err(Problem::fault("", error.to_string())),
     }
-    Ok(value)
 }

@@ -16,11 +16,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use super::answer_with;
 use super::seen::seen;
 use crate::barrier::Asked;
 use crate::request::{Answer, Request, RequestId};
 use crate::store::{self, SagaRow};
-use crate::template::{VALUE_BYTES_MAX, size_of};
 
 /// Answers on their way to the journal.
 const STREAM: &str = "SAGA_REPLIES";
@@ -174,10 +174,7 @@ pub(crate) fn read(subject: &str, payload: &[u8]) -> Option<(Asked, Answer)> {
                 None => "the participant gave no reason".to_owned(),
             };
             match reply.status {
-                ReplyStatus::Done if size_of(&reply.output) > VALUE_BYTES_MAX => {
-                    Answer::unclear(format!("the output is larger than {VALUE_BYTES_MAX} bytes"))
-                }
-                ReplyStatus::Done => Answer::Done(reply.output),
+                ReplyStatus::Done => answer_with(reply.output),
                 ReplyStatus::Refused => Answer::Refused(told()),
                 ReplyStatus::Retry => Answer::unclear(told()),
             }

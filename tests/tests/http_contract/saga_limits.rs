@@ -143,3 +143,22 @@ async fn what_is_too_large_for_a_life_cycle_event_is_cut_there_and_kept_on_the_j
         assert!(told(&house, kind, "large").await.get("output").is_none(), "{kind}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_is_nested_too_deep_is_none() {
+    let house = House::start().await;
+    let deep = format!("{}1{}", "[".repeat(126), "]".repeat(126));
+    let router = Router::new().fallback(async || deep);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/deep", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    define(&house, &format!("saga: s\nsteps:\n{}", step("a", &url, &url, ""))).await;
+    start(&house, "s", "one", json!({})).await;
+    let saga = eventually("it is tried again", async || {
+        let saga = house.get("/v1/sagas/one").await.json_of(200);
+        saga["steps"][0]["error"].is_string().then_some(saga)
+    })
+    .await;
+    let error = saga["steps"][0]["error"].as_str().unwrap();
+    assert!(error.contains("nested deeper than 100 levels"), "{saga:#}");
+}

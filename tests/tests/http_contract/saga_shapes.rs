@@ -201,6 +201,9 @@ async fn headers_of_an_answer_override_its_status_and_put_off_the_next_attempt()
     assert_eq!(ended(&house, "later", "completed").await["steps"][0]["output"], 5);
     let large = json!({"definition": "later", "input": "x".repeat(1_100_000)});
     house.post("/v1/sagas", large).await.check(413);
+    let deep = (0..120).fold(json!(1), |inner, _| json!([inner]));
+    let start = json!({"definition": "later", "input": deep});
+    assert_eq!(house.post("/v1/sagas", start).await.faults(), ["/input"]);
 }
 
 #[tokio::test]
