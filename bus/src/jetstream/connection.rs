@@ -1,16 +1,19 @@
 //! Reaching the servers, and the stream that is the log.
 
+use std::error::Error as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{
-    Context, ContextBuilder, CreateStreamErrorKind, GetStreamErrorKind,
+    Context, ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamError,
+    GetStreamErrorKind, RequestError, RequestErrorKind,
 };
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
 
+use crate::failure::chain;
 use crate::log::BoxError;
 
 /// How long the broker knows a message id again.
@@ -25,6 +28,11 @@ const PING: Duration = Duration::from_secs(2);
 const GREETING: Duration = Duration::from_secs(2);
 /// Longest wait between two attempts to connect again.
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// How long servers of one cluster may take to find each other before a start gives up.
+const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
+/// How often it looks meanwhile.
+const CLUSTER_LOOK: Duration = Duration::from_millis(500);
 
 /// Where the servers are, how to get in, and which stream is the log.
 #[derive(Clone, Debug, Default)]
@@ -167,11 +175,50 @@ pub(super) fn context(client: Client) -> Context {
         .build(client)
 }
 
-/// The stream as it is now, made or brought up to date where that is needed.
+/// The stream as it is now, made or brought up to date where that is needed. Servers that have only just
+/// started may not all have found each other: what they answer then is asked again for a while.
 pub(super) async fn prepare(
     context: &Context,
     options: &JetStreamOptions,
 ) -> Result<Info, ConnectError> {
+    let until = Instant::now() + CLUSTER_PATIENCE;
+    loop {
+        match try_prepare(context, options).await {
+            Err(error) if is_of_a_start(&error) && Instant::now() < until => {
+                tracing::info!(error = chain(&error), "waiting for the servers of NATS");
+                tokio::time::sleep(CLUSTER_LOOK).await;
+            }
+            prepared => return prepared,
+        }
+    }
+}
+
+/// Whether servers answer so until they have all found each other and elected a leader.
+fn is_of_a_start(error: &ConnectError) -> bool {
+    const PASSING: [ErrorCode; 3] = [
+        ErrorCode::CLUSTER_NO_PEERS,
+        ErrorCode::CLUSTER_NOT_AVAILABLE,
+        ErrorCode::CLUSTER_INCOMPLETE,
+    ];
+    let ConnectError::Stream { source, .. } = error else { return false };
+    let passes = |error: &jetstream::Error| PASSING.contains(&error.error_code());
+    if let Some(error) = source.downcast_ref::<CreateStreamError>() {
+        return match error.kind() {
+            CreateStreamErrorKind::JetStream(error) => passes(&error),
+            kind => kind == CreateStreamErrorKind::TimedOut,
+        };
+    }
+    let Some(error) = source.downcast_ref::<GetStreamError>() else { return false };
+    match error.kind() {
+        GetStreamErrorKind::JetStream(error) => passes(&error),
+        _ => {
+            let request = error.source().and_then(|cause| cause.downcast_ref::<RequestError>());
+            request.is_some_and(|error| error.kind() == RequestErrorKind::TimedOut)
+        }
+    }
+}
+
+async fn try_prepare(context: &Context, options: &JetStreamOptions) -> Result<Info, ConnectError> {
     let fail = |source: BoxError| ConnectError::Stream { stream: options.stream.clone(), source };
     let found = match context.get_stream(&options.stream).await {
         Ok(stream) => stream.cached_info().clone(),
