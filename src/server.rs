@@ -28,7 +28,7 @@ use webhooks::{DeliverWebhooks, DirectLane, FanOutWebhooks, ReplayToWebhooks};
 
 use crate::api::{self, Access, Bodies, Shared, State};
 use crate::config::Settings;
-use crate::connections::answer;
+use crate::connections::{Limits, answer};
 use crate::keys::KeyRing;
 use crate::telemetry;
 
@@ -257,7 +257,8 @@ impl Node {
             timeout: settings.http.timeout.0,
             stop: stop.clone(),
         });
-        let http = tokio::spawn(answer(listener, api::Front::new(state), stop.clone()));
+        let front = api::Front::new(state);
+        let http = tokio::spawn(answer(listener, front, Limits::of_process(), stop.clone()));
         Ok(Node {
             address,
             db,

@@ -436,16 +436,18 @@ async fn pool(
         .await
 }
 
-/// `postgres://user:***@host/name`, without parameters: one may be a password too.
+/// `postgres://user:***@host/name`, without parameters: one may be a password too. Of a URL whose parts
+/// cannot be told from each other nothing is said.
 fn without_password(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or_default();
-    let parts = url.split_once("://").and_then(|(scheme, rest)| {
-        let (user, host) = rest.rsplit_once('@')?;
-        Some((scheme, user.split_once(':')?.0, host))
-    });
-    match parts {
-        Some((scheme, user, host)) => format!("{scheme}://{user}:***@{host}"),
-        None => url.to_owned(),
+    let (before, parameters) = url.split_once('?').unwrap_or((url, ""));
+    let Some((scheme, rest)) = before.split_once("://") else { return before.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((name, _)) => format!("{scheme}://{name}:***@{host}"),
+            None => before.to_owned(),
+        },
+        None if parameters.contains('@') => format!("{scheme}://***"),
+        None => before.to_owned(),
     }
 }
 
@@ -457,7 +459,12 @@ mod tests {
     fn a_password_is_not_told() {
         let told = without_password("postgres://u:p:w@db.example:5432/skald");
         assert!(!told.contains("p:w") && told.ends_with("@db.example:5432/skald"), "{told}");
-        for url in ["postgres://u:TOP:SECRET@h/d", "postgres://h/d?user=u&password=SECRET"] {
+        for url in [
+            "postgres://u:TOP:SECRET@h/d",
+            "postgres://u:SECRET?SECRET@h/d",
+            "postgres://h/d?user=u&password=SECRET",
+            "postgres://h:5432/d?user=u&password=SECRET@SECRET",
+        ] {
             assert!(!without_password(url).contains("SECRET"), "{url}");
         }
         assert_eq!(without_password("sqlite:///a/b@c"), "sqlite:///a/b@c");

@@ -36,15 +36,7 @@ impl Fields {
             return Err(Problem::media_type("send application/json"));
         }
         let text: &[u8] = if body.is_empty() { b"{}" } else { body };
-        let Unambiguous(value) = serde_json::from_slice(text).map_err(|error| {
-            let error = error.to_string();
-            if error.starts_with("recursion limit") {
-                Problem::fault("", "is nested too deep")
-            } else {
-                Problem::malformed(format!("not valid JSON: {error}"))
-            }
-        })?;
-        match value {
+        match read_json(text)? {
             Value::Object(members) => Ok(Fields::new(members, "")),
             _ => Err(Problem::fault("", "must be a JSON object")),
         }
@@ -261,6 +253,19 @@ impl<S: Sync> FromRequest<S> for NoBody {
         Fields::of_body(&parts.headers, &body)?.finish()?;
         Ok(NoBody)
     }
+}
+
+/// A JSON value that says one thing, and not too deep.
+pub(crate) fn read_json(text: &[u8]) -> Result<Value, Problem> {
+    let read = serde_json::from_slice(text).map(|Unambiguous(value)| value);
+    read.map_err(|error| {
+        let error = error.to_string();
+        if error.starts_with("recursion limit") {
+            Problem::fault("", "is nested too deep")
+        } else {
+            Problem::malformed(format!("not valid JSON: {error}"))
+        }
+    })
 }
 
 /// A whole body of at most so many bytes.

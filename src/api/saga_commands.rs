@@ -11,7 +11,7 @@ use orchestrator::{Answer, InvalidName, Name};
 use serde_json::Value;
 
 use crate::api::State;
-use crate::api::body::Fields;
+use crate::api::body::{Fields, read_json};
 use crate::api::problem::Problem;
 use crate::api::sagas::{SagaDetail, find};
 use crate::keys::Principal;
@@ -213,8 +213,7 @@ fn json(body: &Bytes) -> Result<Value, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Object(serde_json::Map::new()));
     }
-    let body = serde_json::from_slice(body);
-    sized(body.map_err(|error| Problem::malformed(format!("not valid JSON: {error}")))?)
+    sized(read_json(body)?)
 }
 
 /// What a step is to answer with.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::State;
-use crate::api::body::Fields;
+use crate::api::body::{Fields, read_json};
 use crate::api::listing::{Items, Limit, Version, cursor};
 use crate::api::problem::Problem;
 use crate::keys::Principal;
@@ -107,9 +107,7 @@ fn node(headers: &HeaderMap, body: &Bytes) -> Result<Node, Problem> {
         std::str::from_utf8(body).map_err(|_| Problem::malformed("the definition is not UTF-8"))?;
     let node = match essence.to_ascii_lowercase().as_str() {
         "application/json" => {
-            if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
-                return Err(Problem::malformed(format!("not valid JSON: {error}")));
-            }
+            read_json(body)?; // What is no JSON is 400, as everywhere; faults of a definition are 422.
             Node::of_json(text)
         }
         "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" => {

@@ -57,6 +57,17 @@ impl Nats {
     /// # Panics
     /// When they do not start.
     pub async fn start(count: usize) -> Nats {
+        let nats = Nats::begin(count);
+        nats.well().await;
+        nats
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Panics
+    /// When they cannot be started.
+    #[must_use]
+    pub fn begin(count: usize) -> Nats {
         let folder = TempDir::new().expect("a folder");
         let routes: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let servers = (0..count).map(|n| {
@@ -84,9 +95,7 @@ impl Nats {
         let servers = servers.collect();
         egress::install_crypto_provider();
         let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build();
-        let nats = Nats { servers, http: http.expect("a client"), _folder: folder };
-        nats.well().await;
-        nats
+        Nats { servers, http: http.expect("a client"), _folder: folder }
     }
 
     /// All servers, as nodes are told of them.

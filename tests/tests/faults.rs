@@ -6,6 +6,7 @@
 //! meanwhile.
 
 mod fault;
+mod forming;
 mod leases;
 mod ledger;
 mod reads;

@@ -85,8 +85,7 @@ impl Reader {
             seqs.sort_unstable();
             return self.page_of(&seqs, limit, until.max(read.after));
         }
-        let end = until.max(read.after);
-        self.scan(read, until, &matching, Order::OldestFirst, end)
+        self.scan(read, until, &matching, Order::OldestFirst)
     }
 
     pub(super) fn back(&mut self, read: &Read, head: Seq) -> rusqlite::Result<Page> {
@@ -98,7 +97,7 @@ impl Reader {
             seqs.sort_unstable_by(|a, b| b.cmp(a));
             return self.page_of(&seqs, limit, read.after);
         }
-        self.scan(read, until, &matching, Order::NewestFirst, read.after)
+        self.scan(read, until, &matching, Order::NewestFirst)
     }
 
     /// The events at `seqs`, which are sorted; the page ends at `end` when there are no more.
@@ -119,21 +118,23 @@ impl Reader {
         Ok(page)
     }
 
-    /// Reads every row in turn and drops those of other types; the page ends at `end` when there are no
-    /// more.
+    /// Reads every row in turn and drops those of other types.
     fn scan(
         &mut self,
         read: &Read,
         until: Seq,
         matching: &[i64],
         order: Order,
-        end: Seq,
     ) -> rusqlite::Result<Page> {
         let Reader { connection, sources, types } = self;
         let mut statement = connection.prepare_cached(&format!(
             "select {COLUMNS} from event where seq > ?1 and seq <= ?2 order by seq {order}"
         ))?;
         let mut rows = statement.query(params![read.after.get(), until.get()])?;
+        let end = match order {
+            Order::OldestFirst => until.max(read.after),
+            Order::NewestFirst => read.after,
+        };
         let mut page = Page { events: Vec::new(), through: end };
         let (mut bytes, mut looked_at) = (0, 0);
         while let Some(row) = rows.next()? {

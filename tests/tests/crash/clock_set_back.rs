@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use skald_tests::{House, Setup, ShiftedClock, one};
+use skald_tests::{House, Receiver, Setup, ShiftedClock, one};
 
 struct Shifted {
     house: House,
@@ -84,5 +84,25 @@ async fn a_start_with_the_clock_set_back_goes_on_after_the_last_time_recorded() 
         assert!(!leases.is_empty());
         seen += leases.len();
         shifted.house.ack("c", &leases).await;
+    }
+}
+
+#[tokio::test]
+async fn signatures_carry_the_time_of_the_machine_although_it_was_ahead() {
+    let mut shifted = Shifted::start().await;
+    shifted.clock.shift("+2d");
+    shifted.house.publish(json!({"type": "t"})).await;
+    shifted.clock.shift("+0");
+    shifted.house.restart().await;
+    let receiver = Receiver::answering(&[200]).await;
+    let webhook = json!({"types": ["t"], "url": receiver.url()});
+    shifted.house.post("/v1/webhooks", webhook).await.check(201);
+    let push = json!({"types": ["t"], "kind": "push", "url": receiver.url()});
+    shifted.house.put("/v1/consumers/p", push).await.check(201);
+    shifted.house.publish(json!({"type": "t"})).await;
+    let now = bus::Clock::wall_seconds();
+    for posted in receiver.wait_for(2).await {
+        let at: i64 = posted.header("webhook-timestamp").parse().unwrap();
+        assert!(at.abs_diff(now) < 300, "{at} at {now}, as receivers allow");
     }
 }

@@ -8,7 +8,7 @@ use skald_tests::{Client, House, Nats, Postgres, Setup, eventually_within};
 
 use crate::load::workers::CONSUMER;
 
-const KEY: &str = "sk_fault_suite_0123456789";
+pub(super) const KEY: &str = "sk_fault_suite_0123456789";
 
 /// How long anything may take that nodes do by themselves: a takeover, most of all.
 pub(crate) const TAKEOVER: Duration = Duration::from_secs(15);

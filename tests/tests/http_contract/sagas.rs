@@ -308,3 +308,29 @@ async fn lists_are_pages_newest_first() {
     assert_eq!((ids(&page), &page["next"]), (vec!["s1".to_owned(), "s0".to_owned()], &Value::Null));
     house.get("/v1/sagas?status=odd").await.check(422);
 }
+
+#[tokio::test]
+async fn a_saga_that_an_event_starts_does_not_wait_to_be_found() {
+    let house = House::start().await;
+    define(
+        &house,
+        "saga: s\nstart_on: t\nid: '{{ event.id }}'\nsteps:\n  - { step: nap, sleep: 1ms }\n",
+    )
+    .await;
+    let time = |of: &Value, name: &str| {
+        of[name].as_str().unwrap().parse::<schemas::Timestamp>().unwrap().as_micros()
+    };
+    let mut slow = 0;
+    for n in 0..16 {
+        house.publish(json!({"type": "t", "id": n.to_string()})).await;
+        let id = format!("s:{n}");
+        eventually("it has begun", async || {
+            (house.get(&format!("/v1/sagas/{id}")).await.status == 200).then_some(())
+        })
+        .await;
+        let saga = ended(&house, &id, "completed").await;
+        slow += usize::from(time(&saga, "ended_at") - time(&saga, "created_at") > 400_000);
+    }
+    // A node looks by itself once a second: two of three would be as slow.
+    assert!(slow <= 6, "{slow} of 16 were slow");
+}

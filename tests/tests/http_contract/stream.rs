@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
-use skald_tests::{EventStream, House, Setup};
+use skald_tests::{EventStream, House, Setup, eventually};
 
 use super::publish_many;
 
@@ -72,4 +72,23 @@ async fn an_open_stream_does_not_hold_up_the_end_of_the_process() {
     stream.next().await;
     house.terminate().await;
     assert!(stream.ends_within(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn streams_are_bounded_and_leave_other_requests_their_places() {
+    let setup = Setup::dev().environment("SKALD_HTTP__IN_FLIGHT_MAX", "2");
+    let house = setup.start().await;
+    let open = async || EventStream::open(house.call(Method::GET, PATH)).await;
+    let (first, _second) = (open().await, open().await);
+    let refused = house.get(PATH).await;
+    assert!(!refused.header("retry-after").is_empty());
+    refused.problem(429);
+    house.publish(json!({"type": "t"})).await;
+    drop(first);
+    eventually("its place is there for another", async || {
+        let again = house.call(Method::GET, PATH).header("last-event-id", "99");
+        // Ahead of the log: refused too, but only who has a place gets as far.
+        (again.send().await.status == 422).then_some(())
+    })
+    .await;
 }

@@ -96,6 +96,25 @@ async fn sagas_go_on_when_the_database_was_gone_for_half_a_minute() {
     assert_all_end(&client, &p, &ids).await;
 }
 
+/// Each waited for those before it, 10 s long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_looked_up_once_for_all_who_wait_while_the_database_is_away() {
+    let mut site = site(1).await;
+    let client = site.nodes[0].with_key("sk_one_that_nobody_made_0123456");
+    client.get("/v1/events").await.problem(401);
+    site.postgres.stop().await;
+    let calls = (0..20).map(|_| client.get("/v1/events"));
+    let answers = tokio::time::timeout(Duration::from_secs(60), futures::future::join_all(calls));
+    for answer in answers.await.expect("none waits for the others") {
+        answer.check(503);
+    }
+    site.postgres.restart().await;
+    eventually_within(Duration::from_secs(60), "keys are known again", async || {
+        (client.get("/v1/events").await.status == 401).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_after_its_lease_writes_nothing_that_is_not_its_own_any_more() {
     let site = site(2).await;
