@@ -7,7 +7,7 @@
 //! cannot be is set aside (`set_aside`). A saga that waits for something outside is a row, not a task: it
 //! leaves memory, and its `wake_at_us` or an input brings it back. `replies` takes the answers of
 //! participants on NATS. `shards` says which sagas are this
-//! node's.
+//! node's; what comes for another's is left to its node, and no round writes of one (`shards::hold`).
 
 mod carry_out;
 mod driver;
@@ -25,13 +25,13 @@ mod waiters;
 mod write;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Db, NodeId, signals, sql};
 use serde_json::Value;
 use sqlx::Row;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +71,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: mpsc::Sender<Message>,
     pub(crate) waiters: Waiters,
     /// The shards of this node and their fences.
-    pub(crate) shards: RwLock<BTreeMap<i64, i64>>,
+    pub(crate) shards: watch::Sender<BTreeMap<i64, i64>>,
 }
 
 /// A saga to come.
@@ -185,7 +185,7 @@ impl Engine {
             retention: options.retention,
             inbox,
             waiters: Waiters::default(),
-            shards: RwLock::default(),
+            shards: watch::Sender::default(),
         });
         let stop = CancellationToken::new();
         let engine = Engine(Arc::clone(&shared));
@@ -226,8 +226,7 @@ impl Engine {
     }
 
     fn has_shard(&self, shard: i64) -> bool {
-        let shards = self.0.shards.read().unwrap_or_else(PoisonError::into_inner);
-        shards.contains_key(&shard)
+        self.0.shards.borrow().contains_key(&shard)
     }
 
     /// Starts a saga; false when it was there already, with the same definition and input.
@@ -383,9 +382,11 @@ impl Engine {
     ) -> Result<Vec<String>, sqlx::Error> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut elsewhere = self.0.db.signals().subscribe(signals::SAGA_ENDED);
+        let mut shards = self.0.shards.subscribe();
         loop {
             let ended = self.0.waiters.register(ids);
             elsewhere.borrow_and_update();
+            shards.borrow_and_update();
             let rows = store::rows(&self.0.db, ids).await?;
             let rests = |row: &&SagaRow| !row.status.is_ended() && row.status != Status::Stuck;
             let pending: Vec<String> =
@@ -402,6 +403,7 @@ impl Engine {
                     return Ok(known.chain(stuck).collect());
                 }
                 _ = elsewhere.changed(), if !ours => {}
+                _ = shards.changed() => {} // They may end on another node now.
                 () = tokio::time::sleep_until(deadline) => {
                     let open = |row: &&SagaRow| !row.status.is_ended();
                     return Ok(rows.iter().filter(open).map(|row| row.id.clone()).collect());

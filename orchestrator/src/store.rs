@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bus::{Db, Dialect, Tx, built, bulk, sql};
+use bus::{Db, Tx, built, bulk, sql};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -92,35 +92,25 @@ pub(crate) struct Frame {
     pub(crate) saga: String,
     pub(crate) seq: i64,
     pub(crate) entries: String,
-    pub(crate) shard: i64,
-    pub(crate) fence: i64,
 }
 
-/// Writes frames to the journal. Each row is written only while its shard is held under the fence
-/// that it names, so a node that lost its lease writes nothing; false when any was not.
-pub(crate) async fn append(tx: &mut Tx, frames: &[Frame], at_us: i64) -> Result<bool, sqlx::Error> {
-    let lock = if tx.dialect() == Dialect::Postgres { " for share" } else { "" };
-    let mut all = true;
+/// Writes frames to the journal.
+pub(crate) async fn append(tx: &mut Tx, frames: &[Frame], at_us: i64) -> Result<(), sqlx::Error> {
     for chunk in bulk::chunks(frames) {
         let mut query = built(format!(
-            "insert into saga_journal (saga, seq, at_us, entries)
-             with v (saga, seq, at_us, entries, shard, fence) as (values {})
-             select v.saga, v.seq, v.at_us, v.entries from v where exists
-                 (select 1 from saga_shard s where s.shard = v.shard and s.fence = v.fence{lock})",
-            bulk::rows(tx.dialect(), chunk.len(), 6)
+            "insert into saga_journal (saga, seq, at_us, entries) values {}",
+            bulk::rows(tx.dialect(), chunk.len(), 4)
         ));
         for frame in chunk {
             query = query
                 .bind(frame.saga.clone())
                 .bind(frame.seq)
                 .bind(at_us)
-                .bind(frame.entries.clone())
-                .bind(frame.shard)
-                .bind(frame.fence);
+                .bind(frame.entries.clone());
         }
-        all &= tx.execute(query).await?.rows_affected() == chunk.len() as u64;
+        tx.execute(query).await?;
     }
-    Ok(all)
+    Ok(())
 }
 
 /// Moves sagas that share a status and a time of waking.

@@ -1,7 +1,6 @@
 //! The one task of a node that moves its sagas.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use bus::{NODE_RENEW, NodeId, signals};
@@ -9,7 +8,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, InputReply, Message, StartReply, shards};
+use super::round_error::RoundError;
+use super::{Engine, InputError, InputReply, Message, StartReply, shards};
 use crate::planner::Input;
 use crate::request::RequestId;
 use crate::state::State;
@@ -185,7 +185,8 @@ impl Driver {
                     }
                 }
             }
-            if !self.round(std::mem::take(&mut batch)).await {
+            let ours = self.only_ours(std::mem::take(&mut batch));
+            if !self.round(ours).await {
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -195,24 +196,33 @@ impl Driver {
         self.engine.db().clock().now().as_micros()
     }
 
-    pub(super) fn fence(&self, saga: &str) -> Option<i64> {
-        let shards = self.engine.shared().shards.read().unwrap_or_else(PoisonError::into_inner);
-        shards.get(&store::shard_of(saga)).copied()
+    fn shards(&self) -> Vec<i64> {
+        self.engine.shared().shards.borrow().keys().copied().collect()
     }
 
-    fn shards(&self) -> Vec<i64> {
-        let shards = self.engine.shared().shards.read().unwrap_or_else(PoisonError::into_inner);
-        shards.keys().copied().collect()
+    /// Without what came for sagas that are another node's now. It has asked again what was under way.
+    fn only_ours(&self, batch: Batch) -> Batch {
+        let (items, others): (Vec<_>, Vec<_>) =
+            batch.items.into_iter().partition(|item| self.engine.is_ours(&item.saga));
+        for item in others {
+            if let Reply::Caller(reply) = item.reply {
+                let error = RoundError::LostLease.to_string();
+                let _ = reply.send(Err(InputError::Unavailable(error)));
+            }
+        }
+        Batch { items, ..batch }
     }
 
     async fn refresh(&mut self) -> Result<(), sqlx::Error> {
         let now = shards::refresh(self.engine.db(), &self.node).await?;
         self.lost_lease = false;
-        let before = {
-            let shared = self.engine.shared();
-            let mut shards = shared.shards.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *shards, now.clone())
-        };
+        let shards = &self.engine.shared().shards;
+        let before = shards.borrow().clone();
+        shards.send_if_modified(|shards| {
+            let changes = *shards != now;
+            shards.clone_from(&now);
+            changes
+        });
         for (shard, fence) in &now {
             if before.get(shard) != Some(fence) {
                 self.backlog.push_back((*shard, String::new()));
@@ -225,6 +235,7 @@ impl Driver {
         };
         self.hot.retain(|saga, _| !is_lost(saga));
         self.timers.retain(|(_, saga)| !is_lost(saga));
+        self.carried.retain(|saga, _| !is_lost(saga));
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::round_error::RoundError;
 use super::{InputError, StartError, StartReply, events};
 use crate::planner::{self, Input, Moment, Refusal};
 use crate::request::{Request, RequestId};
-use crate::store::{self, SagaRow};
+use crate::store::{self, SagaRow, UNDER_WAY};
 use crate::transition::{Operation, Transition};
 
 /// What a round found and has to do after its commit.
@@ -169,13 +169,15 @@ impl Driver {
         let mut first: Vec<SagaRow> =
             rows.filter(|row| seen.insert(row.id.clone())).cloned().collect();
         let full = self.hot.len() + first.len() > HOT_MAX;
-        if full {
-            first.iter_mut().for_each(|row| row.wake_us = row.created_us);
+        // Whoever has them finds them when it looks.
+        let later = |id: &str| full || !self.engine.is_ours(id);
+        for row in first.iter_mut().filter(|row| later(&row.id)) {
+            row.wake_us = row.created_us.max(1);
         }
         let inserted: HashSet<String> = store::insert(tx, &first).await?.into_iter().collect();
         for row in first.into_iter().filter(|row| inserted.contains(&row.id)) {
             crate::metrics::started(&row.definition);
-            if full {
+            if row.wake_us != UNDER_WAY {
                 tx.wake(signals::SAGA);
                 continue;
             }
@@ -186,7 +188,7 @@ impl Driver {
             self.hot.insert(id.clone(), hot);
             begins.push(id);
         }
-        work.touched.extend(inserted.iter().cloned());
+        work.touched.extend(begins.iter().cloned());
         work.begun = inserted;
         Ok(begins)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bus::{Db, NodeId, PARTITIONS, sql};
+use bus::{Db, Dialect, NodeId, PARTITIONS, Tx, built, bulk, sql};
 use sqlx::Row;
 
 /// Makes the rows of the shards, once.
@@ -62,4 +62,23 @@ pub(super) async fn refresh(db: &Db, node: &NodeId) -> Result<BTreeMap<i64, i64>
     }
     tx.commit().await?;
     Ok(mine)
+}
+
+/// Whether these shards are held under these fences, from now until the transaction has ended: a node
+/// that has lost one writes nothing.
+pub(super) async fn hold(tx: &mut Tx, fences: &BTreeMap<i64, i64>) -> Result<bool, sqlx::Error> {
+    if fences.is_empty() {
+        return Ok(true);
+    }
+    let lock = if tx.dialect() == Dialect::Postgres { " for share" } else { "" };
+    let mut query = built(format!(
+        "select shard, fence from saga_shard where shard in ({}) order by shard{lock}",
+        bulk::list(1, fences.len())
+    ));
+    for shard in fences.keys() {
+        query = query.bind(*shard);
+    }
+    let held = tx.fetch_all(query).await?;
+    let held = held.iter().map(|row| (row.get::<i64, _>(0), row.get::<i64, _>(1)));
+    Ok(held.eq(fences.iter().map(|(shard, fence)| (*shard, *fence))))
 }

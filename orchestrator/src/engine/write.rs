@@ -1,14 +1,14 @@
 //! Writes what a round has moved: journals, statuses, what sagas wait for, inputs for others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bus::{Tx, signals};
 
 use super::carry_out::{answer_of, child_id};
 use super::driver::{Driver, Hot, Item, Reply};
-use super::kept_answer;
 use super::round::Work;
 use super::round_error::RoundError;
+use super::{kept_answer, shards};
 use crate::definition::Action;
 use crate::lock;
 use crate::planner::{Command, Input};
@@ -44,19 +44,16 @@ impl Driver {
         items: &[Item],
         work: &mut Work,
     ) -> Result<(), RoundError> {
+        self.hold(tx, work).await?;
         let now = self.now_us();
         let mut frames = Vec::with_capacity(work.moved.len());
         for (saga, transitions) in work.moved.iter().filter(|(_, moved)| !moved.is_empty()) {
-            let fence = self.fence(saga).ok_or(RoundError::LostLease)?;
             let Some(hot) = self.hot.get_mut(saga) else { continue };
             let entries = serde_json::to_string(transitions).unwrap_or_default();
-            let shard = store::shard_of(saga);
-            frames.push(Frame { saga: saga.clone(), seq: hot.seq, entries, shard, fence });
+            frames.push(Frame { saga: saga.clone(), seq: hot.seq, entries });
             hot.seq += 1;
         }
-        if !store::append(tx, &frames, now).await? {
-            return Err(RoundError::LostLease);
-        }
+        store::append(tx, &frames, now).await?;
         let mut rows = Rows::default();
         let mut touched: Vec<String> = work.touched.iter().cloned().collect();
         touched.sort_unstable();
@@ -76,6 +73,19 @@ impl Driver {
         }
         store::take_up_inputs(tx, &rows.goes_on).await?;
         self.settle_kept(tx, items, work).await
+    }
+
+    /// Holds the shards of all that the round is about until it has committed.
+    async fn hold(&self, tx: &mut Tx, work: &Work) -> Result<(), RoundError> {
+        let fences: Option<BTreeMap<i64, i64>> = {
+            let held = self.engine.shared().shards.borrow();
+            let shards = work.touched.iter().map(|saga| store::shard_of(saga));
+            shards.map(|shard| Some((shard, *held.get(&shard)?))).collect()
+        };
+        match fences {
+            Some(fences) if shards::hold(tx, &fences).await? => Ok(()),
+            _ => Err(RoundError::LostLease),
+        }
     }
 
     /// What is to be written of one saga beside its journal, and what it asks for.

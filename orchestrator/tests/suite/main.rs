@@ -10,6 +10,7 @@ mod random_runs;
 mod rust_sagas;
 mod saga;
 mod set_aside;
+mod shards;
 mod unfilled;
 mod walks;
 mod world;

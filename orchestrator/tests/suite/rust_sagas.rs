@@ -1,18 +1,15 @@
 //! Sagas written in Rust, on an engine with a database: they end, through refusals, panics and
 //! engines that stop in the middle.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bus::{Clock, Db, NodeId};
-use egress::{Egress, EgressPolicy};
-use orchestrator::{
-    Call, Definitions, Engine, Methods, NewSaga, Options, Participants, Running, RustMethods,
-    RustSaga, Status, StepError, Steps, Undo, step, undo,
-};
+use orchestrator::{Call, RustSaga, Status, StepError, Steps, Undo, step, undo};
 use serde_json::json;
+
+use super::world::World;
 
 /// Takes three things, or none of them; its input says what happens at the last.
 #[derive(Default)]
@@ -72,44 +69,16 @@ impl RustSaga for TakeThree {
     }
 }
 
-async fn engine(db: &Db, saga: &Arc<TakeThree>) -> (Engine, Running) {
-    let definitions = Definitions::new(db.clone());
-    let methods = RustMethods::shared(Arc::clone(saga)).unwrap_or_else(|faults| panic!("{faults}"));
-    let document = orchestrator::Node::of_value(methods.definition().document());
-    let definition = orchestrator::Definition::of_node(&document).unwrap();
-    let methods: Arc<dyn Methods> = Arc::new(methods);
-    definitions.put(definition, "test").await.unwrap();
-    let egress = Egress::new(EgressPolicy::DEFAULT).unwrap();
-    let participants =
-        Participants::new(egress, HashMap::from([("take-three".to_owned(), methods)]));
-    let options = Options { env: BTreeMap::new(), retention: Duration::from_secs(3_600) };
-    Engine::start_on(definitions, NodeId::new(), participants, options).await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sagas_in_rust_end_also_when_the_engine_is_taken_over_in_the_middle() {
-    let folder = tempfile::tempdir().unwrap();
-    let url = format!("sqlite://{}", folder.path().join("state.db").display());
-    let db = Db::open(&url, Clock::system()).await.unwrap();
     let saga = Arc::new(TakeThree::default());
-    let (first, running) = engine(&db, &saga).await;
+    let world = World::with(&saga).await;
     let kinds = ["fine", "refuse", "panic"];
     for n in 0..300 {
-        let new = NewSaga {
-            definition: "take-three".to_owned(),
-            id: Some(format!("t{n}")),
-            input: json!(kinds[n % 3]),
-            by: "test".to_owned(),
-            ..NewSaga::default()
-        };
-        first.start(new).await.unwrap();
+        world.begin("take-three", &format!("t{n}"), json!(kinds[n % 3])).await;
     }
-    // Another engine takes the shards while sagas are under way; the first one can write no more.
-    let mut tx = db.begin().await.unwrap();
-    tx.execute(bus::sql("update saga_shard set node = null")).await.unwrap();
-    tx.commit().await.unwrap();
-    let (second, running_too) = engine(&db, &saga).await;
-    running.stop().await;
+    // While sagas are under way; the first engine can write no more.
+    let (second, _running) = world.another_takes_over().await;
     let ids: Vec<String> = (0..300).map(|n| format!("t{n}")).collect();
     let pending = second.wait(&ids, Duration::from_secs(30)).await.unwrap();
     assert!(pending.is_empty(), "{pending:?}");
@@ -124,5 +93,4 @@ async fn sagas_in_rust_end_also_when_the_engine_is_taken_over_in_the_middle() {
             assert_eq!(taken.unwrap_or(0), wanted, "{step} of {id}");
         }
     }
-    running_too.stop().await;
 }

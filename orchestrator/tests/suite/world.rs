@@ -1,14 +1,15 @@
 //! An engine on a database of its own: a file, or one on the server that `SKALD_TEST_POSTGRES` names.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Clock, Db, Dialect, NodeId};
 use egress::{Egress, EgressPolicy};
 use orchestrator::planner::Input;
 use orchestrator::{
-    Definition, Definitions, Engine, InputError, NewSaga, Options, Participants, Running, State,
-    Status,
+    Definition, Definitions, Engine, InputError, Methods, NewSaga, Options, Participants, Running,
+    RustMethods, RustSaga, State, Status,
 };
 use serde_json::Value;
 use sqlx::Connection as _;
@@ -18,6 +19,7 @@ pub(crate) struct World {
     pub(crate) db: Db,
     pub(crate) engine: Engine,
     running: Running,
+    methods: HashMap<String, Arc<dyn Methods>>,
     folder: TempDir,
 }
 
@@ -34,31 +36,61 @@ async fn database_url(folder: &TempDir) -> String {
     format!("{server}/{name}")
 }
 
-async fn engine(db: &Db) -> (Engine, Running) {
-    let participants =
-        Participants::new(Egress::new(EgressPolicy::DEFAULT).unwrap(), HashMap::new());
+async fn engine(
+    db: &Db,
+    node: NodeId,
+    methods: &HashMap<String, Arc<dyn Methods>>,
+) -> (Engine, Running) {
+    let egress = Egress::new(EgressPolicy::DEFAULT).unwrap();
+    let participants = Participants::new(egress, methods.clone());
     let options = Options { env: BTreeMap::new(), retention: Duration::from_secs(3_600) };
-    let definitions = Definitions::new(db.clone());
-    Engine::start_on(definitions, NodeId::new(), participants, options).await.unwrap()
+    Engine::start_on(Definitions::new(db.clone()), node, participants, options).await.unwrap()
 }
 
 impl World {
     pub(crate) async fn start() -> World {
-        let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(&database_url(&folder).await, Clock::system()).await.unwrap();
-        let (engine, running) = engine(&db).await;
-        World { db, engine, running, folder }
+        World::with_methods(HashMap::new()).await
     }
 
-    /// Another engine takes over, with nothing in memory.
+    /// With a saga written in Rust.
+    pub(crate) async fn with<S: RustSaga>(saga: &Arc<S>) -> World {
+        let methods = RustMethods::shared(Arc::clone(saga)).unwrap_or_else(|f| panic!("{f}"));
+        let document = orchestrator::Node::of_value(methods.definition().document());
+        let definition = Definition::of_node(&document).unwrap();
+        let methods: Arc<dyn Methods> = Arc::new(methods);
+        let world = World::with_methods(HashMap::from([(S::NAME.to_owned(), methods)])).await;
+        world.engine.definitions().put(definition, "test").await.unwrap();
+        world
+    }
+
+    async fn with_methods(methods: HashMap<String, Arc<dyn Methods>>) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&database_url(&folder).await, Clock::system()).await.unwrap();
+        let (engine, running) = engine(&db, NodeId::new(), &methods).await;
+        World { db, engine, running, methods, folder }
+    }
+
+    /// Another engine takes over, with nothing in memory, after this one has ended.
     pub(crate) async fn restart(self) -> World {
-        let World { db, running, folder, .. } = self;
+        let World { db, running, methods, folder, .. } = self;
         running.stop().await;
-        let mut tx = db.begin().await.unwrap();
-        tx.execute(bus::sql("update saga_shard set node = null")).await.unwrap();
-        tx.commit().await.unwrap();
-        let (engine, running) = engine(&db).await;
-        World { db, engine, running, folder }
+        let node = NodeId::new();
+        hand_over(&db, &node, "true").await;
+        let (engine, running) = engine(&db, node, &methods).await;
+        World { db, engine, running, methods, folder }
+    }
+
+    /// Another engine takes over while this one runs and is not told.
+    pub(crate) async fn another_takes_over(&self) -> (Engine, Running) {
+        let node = NodeId::new();
+        hand_over(&self.db, &node, "true").await;
+        engine(&self.db, node, &self.methods).await
+    }
+
+    /// The shard of a saga goes to a node that does nothing.
+    pub(crate) async fn hand_away(&self, saga: &str) {
+        let which = format!("shard = (select shard from saga where id = '{saga}')");
+        hand_over(&self.db, &NodeId::new(), &which).await;
     }
 
     pub(crate) async fn define(&self, source: &str) {
@@ -103,4 +135,12 @@ impl World {
         script.execute(tx.connection().await.unwrap()).await.unwrap();
         tx.commit().await.unwrap();
     }
+}
+
+async fn hand_over(db: &Db, node: &NodeId, which: &str) {
+    let text = format!("update saga_shard set node = $1, fence = fence + 1 where {which}");
+    let mut tx = db.begin().await.unwrap();
+    let changed = tx.execute(bus::built(text).bind(node.as_str().to_owned())).await.unwrap();
+    assert!(changed.rows_affected() > 0);
+    tx.commit().await.unwrap();
 }

@@ -1,0 +1,130 @@
+//! A node that loses shards: what was its sagas' is another node's, and its other sagas go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use orchestrator::{Call, RustSaga, Status, StepError, Steps, no_undo};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::world::World;
+
+/// One step, which is `quick`, `slow` (answers when it is let) or `unclear` (never answers clearly).
+struct OneStep {
+    calls: AtomicU32,
+    gate: Semaphore,
+}
+
+impl OneStep {
+    fn new() -> Arc<OneStep> {
+        Arc::new(OneStep { calls: AtomicU32::new(0), gate: Semaphore::new(0) })
+    }
+
+    fn calls(&self) -> u32 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    async fn ask(self: Arc<Self>, call: Call<String>) -> Result<(), StepError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        match call.input.as_str() {
+            "unclear" => return Err(StepError::Unclear("who knows".to_owned())),
+            "slow" => self.gate.acquire().await?.forget(),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl RustSaga for OneStep {
+    type Input = String;
+    const NAME: &'static str = "one-step";
+
+    fn steps() -> Steps<Self> {
+        Steps::new().step("ask", Self::ask, no_undo("there is nothing to undo"))
+    }
+}
+
+impl World {
+    async fn wake_us(&self, id: &str) -> i64 {
+        let query = bus::sql("select wake_at_us from saga where id = $1").bind(id.to_owned());
+        sqlx::Row::get(&self.db.fetch_optional(query).await.unwrap().unwrap(), 0)
+    }
+}
+
+/// Waits until `holds`, for at most 10 s.
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..2_000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it did not come to be in 10 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_a_saga_neither_asks_for_it_nor_writes_of_it() {
+    for round in 0..10 {
+        let saga = OneStep::new();
+        let world = World::with(&saga).await;
+        world.begin("one-step", "s", json!("unclear")).await;
+        // It waits for its next attempt, in memory.
+        until(async || world.wake_us("s").await > 0).await;
+        world.hand_away("s").await;
+        let (wake_us, calls) = (world.wake_us("s").await, saga.calls());
+        if wake_us == 0 {
+            continue; // The attempt was made before.
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!((world.wake_us("s").await, saga.calls()), (wake_us, calls), "round {round}");
+        return;
+    }
+    panic!("the attempt was always made before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_for_sagas_of_another_node_hold_up_none_of_its_own() {
+    let saga = OneStep::new();
+    let world = World::with(&saga).await;
+    world.begin("one-step", "slow", json!("slow")).await;
+    until(async || saga.calls() == 1).await;
+    world.hand_away("slow").await;
+    // It looks whose they are, and finds that this one is another's.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    saga.gate.add_permits(1);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for n in 0..20 {
+        let id = format!("quick{n}");
+        world.begin("one-step", &id, json!("quick")).await;
+        let query = bus::sql(
+            "select count(*) from saga where shard =
+            (select shard from saga where id = 'slow') and id = $1",
+        );
+        let row = world.db.fetch_optional(query.bind(id.clone())).await.unwrap().unwrap();
+        if sqlx::Row::get::<i64, _>(&row, 0) == 0 {
+            assert_eq!(world.rests(&id).await, Status::Completed, "{id}");
+        }
+    }
+    assert_eq!(world.state("slow").await.status, Status::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_told_of_sagas_that_end_on_the_node_that_took_them_over() {
+    let saga = OneStep::new();
+    let world = World::with(&saga).await;
+    world.begin("one-step", "slow", json!("slow")).await;
+    until(async || saga.calls() == 1).await;
+    let first = world.engine.clone();
+    let waits = tokio::spawn(async move {
+        let started = tokio::time::Instant::now();
+        let pending = first.wait(&["slow".to_owned()], Duration::from_secs(20)).await.unwrap();
+        (pending, started.elapsed())
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let (_second, _running) = world.another_takes_over().await;
+    saga.gate.add_permits(2);
+    let (pending, took) = waits.await.unwrap();
+    assert!(pending.is_empty(), "{pending:?}");
+    assert!(took < Duration::from_secs(15), "it was told after {took:?}");
+}
