@@ -74,6 +74,7 @@ impl Clock {
     }
 
     /// Whether it follows another clock already.
+    #[cfg(feature = "database")]
     pub(crate) fn follows(&self) -> bool {
         self.inner.follows.load(Ordering::Relaxed)
     }

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::chain;
+use crate::chain;
 use crate::pull::{self, Lease, LeaseError};
 use crate::work::{self, Claim, LeaseToken, Outcome, Places, QueueId, Seized, WorkId};
 use crate::{Db, Log, NodeId, Recorded, Span, Tx, signals};

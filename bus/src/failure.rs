@@ -1,8 +1,9 @@
 //! Why a consumer could not handle an event, and whether trying again can help.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::time::Duration;
+
+use crate::chain;
 
 /// Longest error text kept, in bytes.
 const ERROR_BYTES_MAX: usize = 2_000;
@@ -73,18 +74,6 @@ impl<T, E: Into<Failure>> Permanent<T> for Result<T, E> {
     fn permanent(self) -> Result<T, Failure> {
         self.map_err(|error| Failure { permanent: true, ..error.into() })
     }
-}
-
-/// An error and its causes: `reading the log: disk I/O error`.
-#[must_use]
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// An error as it is kept in a row: not too long, and without NUL, which Postgres has in no text.

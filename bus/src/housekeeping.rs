@@ -9,8 +9,8 @@ use sqlx::Row;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain;
 use crate::db::sql;
-use crate::failure::chain;
 use crate::node::NodeId;
 use crate::pull::{LeaseError, keep_events};
 use crate::{

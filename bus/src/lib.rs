@@ -27,6 +27,9 @@ pub use log::{
 mod tail;
 pub use tail::tail;
 
+mod chain;
+pub use chain::chain;
+
 mod partition;
 pub use partition::{PARTITIONS, partition_of, partition_of_key};
 
@@ -76,7 +79,7 @@ pub use seal::Seal;
 #[cfg(feature = "database")]
 mod failure;
 #[cfg(feature = "database")]
-pub use failure::{Failure, Permanent, chain};
+pub use failure::{Failure, Permanent};
 
 #[cfg(feature = "database")]
 mod policy;

@@ -1,12 +1,16 @@
 //! Every metric that this room records, by name. `docs/metrics.md` lists them with their meaning.
 
+#[cfg(any(feature = "embedded", feature = "database"))]
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::counter;
+#[cfg(any(feature = "embedded", feature = "database"))]
+use metrics::histogram;
 
 use crate::Receipt;
 
 /// One group commit of the embedded log.
+#[cfg(feature = "embedded")]
 pub(crate) fn log_committed(events: usize, took: Duration) {
     #[expect(clippy::cast_precision_loss, reason = "a count of at most thousands")]
     histogram!("skald_log_commit_events").record(events as f64);

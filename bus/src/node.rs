@@ -17,8 +17,8 @@ use sqlx::any::AnyRow;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain;
 use crate::db::sql;
-use crate::failure::chain;
 use crate::handler::Handler;
 use crate::{Db, Span, Tx, signals, work};
 

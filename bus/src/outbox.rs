@@ -13,8 +13,8 @@ use sqlx::Row;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain;
 use crate::db::built;
-use crate::failure::chain;
 use crate::node::{NodeId, RENEW};
 use crate::{Db, Log, PublishError, Tx, bulk, duty, metrics, signals};
 

@@ -9,8 +9,8 @@ use futures::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain;
 use crate::consumer::{BatchConsumer, Consumer};
-use crate::failure::chain;
 use crate::handler::{Each, Handler, Kind};
 use crate::housekeeping::Housekeeping;
 use crate::ingest::Ingest;

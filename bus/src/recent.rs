@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
+#[cfg(feature = "jetstream")]
 use schemas::Patterns;
 
 use crate::{Page, Read, Recorded, Seq};
@@ -67,6 +68,7 @@ impl Recent {
 
     /// The newest of the events asked for, newest first, and down to where they were looked for;
     /// `None` when they end before the window begins.
+    #[cfg(feature = "jetstream")]
     pub(crate) fn read_back(&self, read: &Read) -> Option<Page> {
         let window = self.window();
         let first = window.events.front()?.0.seq;
@@ -91,6 +93,7 @@ impl Recent {
 
     /// How many events of `types` stand in the window after `after` and not after `until`, if the
     /// window reaches back that far.
+    #[cfg(feature = "jetstream")]
     pub(crate) fn count(&self, after: Seq, until: Seq, types: &Patterns) -> Option<u64> {
         let window = self.window();
         if after.next() < window.events.front()?.0.seq {

@@ -8,9 +8,9 @@ use sqlx::Row;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain;
 use crate::coverage::Coverage;
 use crate::db::{built, sql};
-use crate::failure::chain;
 use crate::handler::Handler;
 use crate::node::NodeId;
 use crate::registry::{self, Registration};

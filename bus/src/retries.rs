@@ -11,7 +11,7 @@ use std::time::Duration;
 use schemas::Event;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::chain;
+use crate::chain;
 use crate::handler::{Handled, Handler, Item};
 use crate::node::NodeId;
 use crate::registry::queue_name;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::assignment::{Assignment, LostPartition};
-use crate::failure::chain;
+use crate::chain;
 use crate::handler::{Handled, Handler, Item};
 use crate::node::{NodeId, RENEW};
 use crate::partition::partition_of;

@@ -68,6 +68,7 @@ impl Signals {
     }
 
     /// How often those who wait on `topic` were woken.
+    #[cfg(feature = "database")]
     pub(crate) fn count(&self, topic: &'static str) -> u64 {
         self.with(topic, |sender| *sender.borrow())
     }

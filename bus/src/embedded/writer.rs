@@ -9,12 +9,12 @@ use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, pa
 use schemas::{Event, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::chain;
 use crate::embedded::Start;
 use crate::embedded::checkpoint::Checkpoints;
 use crate::embedded::gather::Gathered;
 use crate::embedded::names::{Names, stored_source};
 use crate::embedded::sync::{SyncError, Syncs};
-use crate::failure::chain;
 use crate::log::Restored;
 use crate::metrics;
 use crate::recent::Recent;

@@ -13,7 +13,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
 
-use crate::failure::chain;
+use crate::chain;
 use crate::log::BoxError;
 
 /// How long the broker knows a message id again.
