@@ -24,7 +24,7 @@ mod shards;
 mod waiters;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -371,7 +371,8 @@ impl Engine {
     }
 
     /// Waits until each of these has ended or is stuck, or `timeout` has passed; those that have not
-    /// ended. It is told, and does not ask the database again and again.
+    /// ended. One that is not there has not either: an event may still start it. It is told, and does
+    /// not ask the database again and again.
     ///
     /// # Errors
     /// Those of the database.
@@ -388,26 +389,21 @@ impl Engine {
             elsewhere.borrow_and_update();
             shards.borrow_and_update();
             let rows = store::rows(&self.0.db, ids).await?;
-            let rests = |row: &&SagaRow| !row.status.is_ended() && row.status != Status::Stuck;
-            let pending: Vec<String> =
-                rows.iter().filter(rests).map(|row| row.id.clone()).collect();
+            let known: HashMap<&str, Status> =
+                rows.iter().map(|row| (row.id.as_str(), row.status)).collect();
+            let is_open = |id: &&String| known.get(id.as_str()).is_none_or(|s| !s.is_ended());
+            let is_stuck = |id: &String| known.get(id.as_str()) == Some(&Status::Stuck);
+            let open = ids.iter().filter(is_open).cloned();
+            let (stuck, pending): (Vec<_>, Vec<_>) = open.partition(is_stuck);
             if pending.is_empty() {
-                let open = |row: &&SagaRow| !row.status.is_ended();
-                return Ok(rows.iter().filter(open).map(|row| row.id.clone()).collect());
+                return Ok(stuck);
             }
             let ours = pending.iter().all(|id| self.is_ours(id));
             tokio::select! {
-                stuck = ended.all(&pending) => {
-                    let open = |row: &&SagaRow| row.status == Status::Stuck;
-                    let known = rows.iter().filter(open).map(|row| row.id.clone());
-                    return Ok(known.chain(stuck).collect());
-                }
+                more = ended.all(&pending) => return Ok([stuck, more].concat()),
                 _ = elsewhere.changed(), if !ours => {}
                 _ = shards.changed() => {} // They may end on another node now.
-                () = tokio::time::sleep_until(deadline) => {
-                    let open = |row: &&SagaRow| !row.status.is_ended();
-                    return Ok(rows.iter().filter(open).map(|row| row.id.clone()).collect());
-                }
+                () = tokio::time::sleep_until(deadline) => return Ok([stuck, pending].concat()),
             }
         }
     }

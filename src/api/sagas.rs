@@ -28,7 +28,7 @@ use crate::keys::Principal;
 /// Most ids of one wait.
 const WAITED_MAX: usize = 1_000;
 /// Longest wait of `POST /v1/wait` and `?wait=`.
-const SAGA_WAIT_MAX: Span = Span(Duration::from_secs(60));
+const SAGA_WAIT_MAX: Span = Span(WAIT_MAX);
 
 /// A saga in a list.
 #[derive(Serialize, ToSchema)]
@@ -262,8 +262,9 @@ pub(crate) async fn get(
     }
     query.finish()?;
     if let Some(wait) = wait {
+        find(&state, &id).await?;
         tokio::select! {
-            waited = state.sagas.wait(std::slice::from_ref(&id), wait.0.min(WAIT_MAX.max(SAGA_WAIT_MAX.0))) => {
+            waited = state.sagas.wait(std::slice::from_ref(&id), wait.0) => {
                 waited?;
             }
             () = state.stop.cancelled() => {}
@@ -369,7 +370,8 @@ pub(crate) struct WaitBody {
 
 /// Wait for ends
 ///
-/// Until all of them have ended or are stuck, or the timeout is over; what is not known has ended.
+/// Until all of them have ended or are stuck, or the timeout is over. A saga that is not known has not
+/// ended: an event may still start it. A delivery that is not known has.
 #[utoipa::path(
     post, path = "/v1/wait", tag = "sagas", request_body = WaitRequest,
     responses((status = 200, description = "Those that have not ended", body = WaitBody), (status = 422))

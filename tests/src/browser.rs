@@ -33,6 +33,7 @@ impl Browser {
         let (port, profile) = (free_port(), tempfile::tempdir().expect("a folder"));
         let driver = Command::new("chromedriver")
             .arg(format!("--port={port}"))
+            .env("TMPDIR", profile.path()) // What it leaves behind when it is killed goes with that.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -210,12 +210,19 @@ async fn broker() -> Option<JetStreamOptions> {
         max_messages: 1,
         ..Default::default()
     };
+    let count = async || {
+        context.get_or_create_stream(counter.clone()).await.map_err(|error| error.to_string())?;
+        let sent = context.publish("count", "".into()).await.map_err(|error| error.to_string())?;
+        sent.await.map_err(|error| error.to_string())
+    };
     // All tests ask for it at once, of a cluster that has just come together: not each is answered.
     let end = tokio::time::Instant::now() + Duration::from_secs(30);
-    while let Err(error) = context.get_or_create_stream(counter.clone()).await {
-        assert!(tokio::time::Instant::now() < end, "the stream that counts: {error}");
-    }
-    let taken = context.publish("count", "".into()).await.unwrap().await.unwrap().sequence;
+    let taken = loop {
+        match count().await {
+            Ok(taken) => break taken.sequence,
+            Err(error) => assert!(tokio::time::Instant::now() < end, "the counter: {error}"),
+        }
+    };
     let replicas = std::env::var("SKALD_TEST_NATS_REPLICAS");
     Some(JetStreamOptions {
         url: format!("nats://t{taken}:t{taken}@{server}"),

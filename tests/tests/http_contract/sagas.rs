@@ -334,3 +334,23 @@ async fn a_saga_that_an_event_starts_does_not_wait_to_be_found() {
     // A node looks by itself once a second: two of three would be as slow.
     assert!(slow <= 6, "{slow} of 16 were slow");
 }
+
+#[tokio::test]
+async fn who_waits_for_a_saga_that_no_event_has_started_yet_is_told_of_its_end() {
+    let house = House::start().await;
+    define(
+        &house,
+        "saga: s\nstart_on: t\nid: '{{ event.id }}'\nsteps:\n  - { step: nap, sleep: 300ms }\n",
+    )
+    .await;
+    let wait = json!({"ids": ["s:1"], "timeout": "100ms"});
+    let waited = house.post("/v1/wait", wait).await.json_of(200);
+    assert_eq!(waited["pending"], json!(["s:1"]), "it is not there, and has not ended");
+    house.get("/v1/sagas/s:1?wait=20s").await.check(404);
+    let wait = json!({"ids": ["s:1"], "timeout": "30s"});
+    let event = json!({"type": "t", "id": "1"});
+    let (waited, _) = tokio::join!(house.post("/v1/wait", wait), house.publish(event));
+    assert_eq!(waited.json_of(200)["pending"], json!([]));
+    let saga = house.get("/v1/sagas/s:1").await.json_of(200);
+    assert_eq!(saga["status"], "completed");
+}
