@@ -5,10 +5,13 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
+use futures::stream::BoxStream;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::{Any, AnyPool, ConnectOptions as _, Connection as _};
 
 use crate::checkpoint::Checkpoints;
+use crate::log::PAGE_BYTES_MAX;
 use crate::signals::{self, Signals};
 use crate::{Clock, Tx};
 
@@ -26,6 +29,15 @@ pub enum Dialect {
     Sqlite,
     /// Postgres 14 or later.
     Postgres,
+}
+
+/// The first of what is there, and whether there is more.
+#[derive(Debug)]
+pub struct Found<T> {
+    /// In the order that was asked for.
+    pub items: Vec<T>,
+    /// Whether something comes after those.
+    pub more: bool,
 }
 
 /// The database could not be opened.
@@ -213,6 +225,28 @@ impl Db {
         let rows = query.fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(rows)
+    }
+
+    /// Reads the first `count` rows, outside any transaction, or fewer where those are
+    /// [`PAGE_BYTES_MAX`] together as `size` tells, so that large ones do not fill the memory. For a
+    /// page that is full by its count the statement must ask for one row more.
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub async fn fetch_page(
+        &self,
+        query: Query,
+        count: usize,
+        size: impl Fn(&AnyRow) -> usize,
+    ) -> Result<Found<AnyRow>, sqlx::Error> {
+        let query = self.inner(query);
+        if !self.pooled {
+            return page_of(query.fetch(&self.read), count, size).await;
+        }
+        let mut transaction = self.read.begin().await?;
+        let page = page_of(query.fetch(&mut *transaction), count, size).await?;
+        transaction.commit().await?;
+        Ok(page)
     }
 
     /// Reads at most one row, outside any transaction.
@@ -449,6 +483,22 @@ fn without_password(url: &str) -> String {
         None if parameters.contains('@') => format!("{scheme}://***"),
         None => before.to_owned(),
     }
+}
+
+async fn page_of(
+    mut rows: BoxStream<'_, Result<AnyRow, sqlx::Error>>,
+    count: usize,
+    size: impl Fn(&AnyRow) -> usize,
+) -> Result<Found<AnyRow>, sqlx::Error> {
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        if items.len() == count || bytes >= PAGE_BYTES_MAX {
+            return Ok(Found { items, more: true });
+        }
+        bytes += size(&row);
+        items.push(row);
+    }
+    Ok(Found { items, more: false })
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use schemas::{Event, Timestamp};
 use sqlx::Row;
+use sqlx::any::AnyRow;
 
 use crate::db::{Query, built};
 use crate::work::{QueueId, Settled, Verdict, WorkId};
-use crate::{Recorded, Seq, Tx, bulk, signals, work};
+use crate::{Found, Recorded, Seq, Tx, bulk, signals, work};
 
 /// One dead letter.
 #[derive(Clone, Debug)]
@@ -63,7 +64,8 @@ pub const CHUNK: i64 = 1_000;
 /// How long it is remembered that a dead letter was given up: 30 days.
 const DISCARDED_KEPT: std::time::Duration = std::time::Duration::from_secs(30 * 86_400);
 
-/// A page of dead letters, newest first. `before` is the id that the page before ended with.
+/// A page of dead letters, newest first: up to `limit`, fewer where their events are large. `before` is
+/// the id that the page before ended with.
 ///
 /// # Errors
 /// Those of the database.
@@ -72,8 +74,8 @@ pub async fn list(
     queue: QueueId,
     which: &Selection,
     before: Option<WorkId>,
-    limit: i64,
-) -> Result<Vec<DeadLetter>, sqlx::Error> {
+    limit: usize,
+) -> Result<Found<DeadLetter>, sqlx::Error> {
     let (condition, binds) = which.condition(2);
     let at = 2 + binds.len();
     let text = format!(
@@ -87,8 +89,12 @@ pub async fn list(
     if let Some(before) = before {
         query = query.bind(before.bytes());
     }
-    let rows = db.fetch_all(query.bind(limit)).await?;
-    rows.iter()
+    let query = query.bind(i64::try_from(limit).map_or(i64::MAX, |limit| limit + 1));
+    let size = |row: &AnyRow| row.get::<Option<&str>, _>(2).map_or(0, str::len);
+    let page = db.fetch_page(query, limit, size).await?;
+    let items = page
+        .items
+        .iter()
         .map(|row| {
             Ok(DeadLetter {
                 id: WorkId::from_bytes(&row.get::<Vec<u8>, _>(0))?,
@@ -100,7 +106,8 @@ pub async fn list(
                 last_failed_at: Timestamp::from_micros(row.get(6)),
             })
         })
-        .collect()
+        .collect::<Result<_, sqlx::Error>>()?;
+    Ok(Found { items, more: page.more })
 }
 
 /// Selected dead letters by error, the most frequent first: at most `limit` groups, after the first
@@ -126,7 +133,7 @@ pub async fn groups(
     let query = bind(built(text).bind(queue.0), binds).bind(limit).bind(skip);
     let rows = db.fetch_all(query).await?;
     let at = |us: Option<i64>| Timestamp::from_micros(us.unwrap_or(0));
-    let read = |row: &sqlx::any::AnyRow| Group {
+    let read = |row: &AnyRow| Group {
         error: row.get(0),
         count: row.get(1),
         first_failed_at: at(row.get(2)),

@@ -21,7 +21,8 @@ pub use rate::{InvalidRate, Rate};
 
 pub mod log;
 pub use log::{
-    Log, LogState, Page, Pruned, PublishError, Read, ReadError, Receipt, Recorded, Retention,
+    Log, LogState, PAGE_BYTES_MAX, Page, Pruned, PublishError, Read, ReadError, Receipt, Recorded,
+    Retention,
 };
 
 mod tail;
@@ -61,7 +62,7 @@ mod checkpoint;
 #[cfg(feature = "database")]
 mod db;
 #[cfg(feature = "database")]
-pub use db::{Db, DbError, Dialect, Query, built, sql, yields};
+pub use db::{Db, DbError, Dialect, Found, Query, built, sql, yields};
 
 #[cfg(feature = "database")]
 mod migrate;

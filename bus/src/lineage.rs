@@ -11,12 +11,15 @@ use schemas::{Event, Patterns};
 use sqlx::Row;
 
 use crate::db::{built, sql};
+use crate::log::PAGE_BYTES_MAX;
 use crate::{BatchConsumer, Db, Failure, Log, ReadError, Recorded, Seq, Tx, bulk};
 
 /// The extension that names the source of the causing event; `causationid` names its id.
 pub const CAUSATION_SOURCE: &str = "causationsource";
 /// Events that one trace shows at most.
 pub const TRACE_EVENTS_MAX: usize = 1_000;
+/// Events of a trace that are read together.
+const READ_AT_ONCE: usize = 64;
 
 /// `event` with `cause` as its cause; what it says of its cause already is kept.
 #[must_use]
@@ -91,7 +94,7 @@ pub enum TraceError {
 }
 
 /// All events that came of `root`, those that came of them, and so on, in order of the log; at
-/// most [`TRACE_EVENTS_MAX`].
+/// most [`TRACE_EVENTS_MAX`], or [`PAGE_BYTES_MAX`] of them.
 ///
 /// # Errors
 /// [`TraceError`].
@@ -101,21 +104,29 @@ pub async fn trace(
     root: &Recorded,
 ) -> Result<Vec<Arc<Recorded>>, TraceError> {
     let mut found: Vec<Arc<Recorded>> = Vec::new();
-    let mut next = vec![root.event.clone()];
-    while let Some(cause) = next.pop() {
+    let mut next = vec![(root.event.id.clone(), root.event.source.clone())];
+    let mut bytes = 0;
+    while let Some((id, source)) = next.pop() {
         // What came of it may stand before it: producers overtake each other.
         let query = sql("select seq from lineage where cause_id = $1
              and (cause_source is null or cause_source = $2) order by seq limit $3")
-        .bind(cause.id.as_str().to_owned())
-        .bind(cause.source.as_str().to_owned())
+        .bind(id.as_str().to_owned())
+        .bind(source.as_str().to_owned())
         .bind(i64::try_from(TRACE_EVENTS_MAX).unwrap_or(i64::MAX));
         let seqs: Vec<Seq> =
             db.fetch_all(query).await?.iter().map(|row| Seq::new(row.get(0))).collect();
-        for event in log.get(&seqs).await? {
-            let is_new = event.seq != root.seq && found.iter().all(|known| known.seq != event.seq);
-            if is_new && found.len() < TRACE_EVENTS_MAX {
-                next.push(event.event.clone());
-                found.push(event);
+        for seqs in seqs.chunks(READ_AT_ONCE) {
+            if bytes >= PAGE_BYTES_MAX {
+                break;
+            }
+            for event in log.get(seqs).await? {
+                let is_new =
+                    event.seq != root.seq && found.iter().all(|known| known.seq != event.seq);
+                if is_new && found.len() < TRACE_EVENTS_MAX {
+                    bytes += event.event.size();
+                    next.push((event.event.id.clone(), event.event.source.clone()));
+                    found.push(event);
+                }
             }
         }
     }

@@ -18,6 +18,8 @@ pub const PUBLISH_EVENTS_MAX: usize = 1_000;
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 /// Largest publish call, in bytes of all its events: 16 MiB.
 pub const PUBLISH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of the events, or rows that hold some, which are read at once; one more may go over it.
+pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The type of the event that stands for a message in the log that is no event. Whoever can write to
 /// a broker can put one there; the consumer `ingest` makes it a dead letter.

@@ -19,7 +19,7 @@ use crate::node::{NodeId, RENEW};
 use crate::{Db, Log, PublishError, Tx, bulk, duty, metrics, signals};
 
 /// Events published in one round.
-const ROUND: i64 = 1_000;
+const ROUND: usize = 1_000;
 /// How long the relay waits when the log or the database does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often it looks without being told: rows that another node left behind.
@@ -149,18 +149,14 @@ async fn read_oldest(db: &Db, aside: &Aside) -> Result<Vec<(i64, Option<Event>)>
         ids => format!(" where id not in ({})", bulk::list(2, ids)),
     };
     let mut query = built(format!("select id, event from outbox{but} order by id limit $1"));
-    query = query.bind(ROUND);
+    query = query.bind(i64::try_from(ROUND).unwrap_or(i64::MAX));
     for id in &aside.0 {
         query = query.bind(*id);
     }
-    let mut staged = Vec::new();
-    let mut bytes = 0;
-    for row in db.fetch_all(query).await? {
+    let page = db.fetch_page(query, ROUND, |row| row.get::<&str, _>(1).len()).await?;
+    let mut staged = Vec::with_capacity(page.items.len());
+    for row in page.items {
         let (id, text): (i64, String) = (row.get(0), row.get(1));
-        bytes += text.len();
-        if bytes > crate::log::PUBLISH_BYTES_MAX / 2 && !staged.is_empty() {
-            break;
-        }
         let event = Event::from_json(text.as_bytes());
         // Only an older or newer program could have staged it; it must not hold up the rest.
         let event = event.inspect_err(|error| {

@@ -9,6 +9,7 @@ use sqlx::Row;
 
 use crate::db::{sql, yields};
 use crate::handler::{Handled, Handler, Item, Kind, Spec};
+use crate::log::PAGE_BYTES_MAX;
 use crate::registry::Registration;
 use crate::retries::events_of;
 use crate::work::{self, Claim, Claimed, LeaseToken, NewWork, Outcome, QueueId, Settled, WorkId};
@@ -107,7 +108,11 @@ const ANSWERS_MAX: u32 = 3;
 /// Before a row whose event could not be read is leased again.
 const UNREADABLE_DELAY: Duration = Duration::from_millis(500);
 
-/// Leases up to `max` events of `consumer`, waiting up to `wait` for the first.
+/// Events that are read together, before it is known how large they are.
+const READ_AT_ONCE: usize = 64;
+
+/// Leases up to `max` events of `consumer`, waiting up to `wait` for the first. Of large events it
+/// leases fewer, about [`PAGE_BYTES_MAX`] together.
 ///
 /// # Errors
 /// [`LeaseError`].
@@ -148,8 +153,9 @@ pub async fn lease(
     }
 }
 
-/// Puts rows and their events together. Rows whose event is gone from the log become dead letters
-/// here and now. While the log cannot be read, the rows go back and wait for a moment.
+/// Puts rows and their events together, the oldest first, up to about [`PAGE_BYTES_MAX`]; rows beyond
+/// that go back. Rows whose event is gone from the log become dead letters here and now. While the log
+/// cannot be read, all rows go back and wait for a moment.
 ///
 /// # Errors
 /// [`LeaseError`].
@@ -158,29 +164,38 @@ pub async fn with_events(
     log: &dyn Log,
     claimed: Vec<Claimed>,
 ) -> Result<Vec<Lease>, LeaseError> {
-    let mut events = match events_of(log, &claimed).await {
-        Ok(events) => events,
-        Err(error) => {
-            let back = claimed
-                .iter()
-                .map(|row| (row.id, row.token, Outcome::Released { delay: UNREADABLE_DELAY }));
-            answer(db, log, None, &back.collect::<Vec<_>>()).await?;
-            return Err(error.into());
+    let (mut leases, mut answers) = (Vec::with_capacity(claimed.len()), Vec::new());
+    let back = |work: Claimed, delay| (work.id, work.token, Outcome::Released { delay });
+    let (mut rows, mut bytes) = (claimed.into_iter(), 0);
+    while bytes < PAGE_BYTES_MAX {
+        let portion: Vec<Claimed> = rows.by_ref().take(READ_AT_ONCE).collect();
+        if portion.is_empty() {
+            break;
         }
-    };
-    let (mut leases, mut gone) = (Vec::with_capacity(claimed.len()), Vec::new());
-    for work in claimed {
-        match events.remove(&work.id) {
-            Some(event) => leases.push(Lease { work, event }),
-            None => {
+        let mut events = match events_of(log, &portion).await {
+            Ok(events) => events,
+            Err(error) => {
+                let read = leases.into_iter().map(|lease: Lease| lease.work);
+                let all = read.chain(portion).chain(rows);
+                answers.extend(all.map(|work| back(work, UNREADABLE_DELAY)));
+                answer(db, log, None, &answers).await?;
+                return Err(error.into());
+            }
+        };
+        for work in portion {
+            if let Some(event) = events.remove(&work.id) {
+                bytes += event.event.size();
+                leases.push(Lease { work, event });
+            } else {
                 let error = "the event is no longer in the log".to_owned();
                 let lost = Outcome::Failed { error, permanent: true, delay: None };
-                gone.push((work.id, work.token, lost));
+                answers.push((work.id, work.token, lost));
             }
         }
     }
-    if !gone.is_empty() {
-        answer(db, log, None, &gone).await?;
+    answers.extend(rows.map(|work| back(work, Duration::ZERO)));
+    if !answers.is_empty() {
+        answer(db, log, None, &answers).await?;
     }
     Ok(leases)
 }

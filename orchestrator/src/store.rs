@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bus::{Db, Tx, built, bulk, sql};
+use bus::{Db, Found, Tx, built, bulk, sql};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -250,15 +250,15 @@ pub struct Wanted {
     pub cause: Option<String>,
     /// Behind this place: time and id of the last one of the page before.
     pub before: Option<(i64, String)>,
-    /// How many.
-    pub limit: i64,
+    /// How many at most.
+    pub limit: usize,
 }
 
-/// A page of sagas, the newest first.
+/// A page of sagas, the newest first; fewer than the limit where their inputs are large.
 ///
 /// # Errors
 /// Those of the database.
-pub async fn list(db: &Db, wanted: &Wanted) -> Result<Vec<SagaRow>, sqlx::Error> {
+pub async fn list(db: &Db, wanted: &Wanted) -> Result<Found<SagaRow>, sqlx::Error> {
     let mut text = format!("select {COLUMNS} from saga where created_at_us >= $1");
     let mut count = 1;
     let mut place = |clause: &str| {
@@ -295,7 +295,10 @@ pub async fn list(db: &Db, wanted: &Wanted) -> Result<Vec<SagaRow>, sqlx::Error>
     if let Some((at, id)) = &wanted.before {
         query = query.bind(*at).bind(*at).bind(id.clone());
     }
-    db.fetch_all(query.bind(wanted.limit)).await?.iter().map(read).collect()
+    let query = query.bind(i64::try_from(wanted.limit).map_or(i64::MAX, |limit| limit + 1));
+    let page = db.fetch_page(query, wanted.limit, |row| row.get::<&str, _>(4).len()).await?;
+    let items = page.items.iter().map(read).collect::<Result<_, _>>()?;
+    Ok(Found { items, more: page.more })
 }
 
 /// Deletes sagas that ended before `before_us`, with their journals; how many there were.

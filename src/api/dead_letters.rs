@@ -104,8 +104,8 @@ pub(crate) async fn list(
     let before = cursor(&mut query, |text| WorkId::parse(PREFIX, text).ok());
     let limit = Limit::of(&mut query);
     query.finish()?;
-    let found = dead_letter::list(&state.db, queue, &which, before, limit.and_one()).await?;
-    let page = limit.page(found, |last| last.id.prefixed(PREFIX));
+    let found = dead_letter::list(&state.db, queue, &which, before, limit.get().into()).await?;
+    let page = Items::of(found, |last| last.id.prefixed(PREFIX));
     Ok(Json(page.map(describe)))
 }
 
@@ -278,7 +278,7 @@ async fn check_edit(
     which: &Selection,
     event: Event,
 ) -> Result<Event, Problem> {
-    let letter = dead_letter::list(&state.db, queue, which, None, 1).await?.into_iter().next();
+    let letter = dead_letter::list(&state.db, queue, which, None, 1).await?.items.pop();
     let letter = letter.ok_or_else(|| Problem::not_found("dead letter of this id"))?;
     let known = letter.event.and_then(|text| Event::from_json(text.as_bytes()).ok());
     if known.is_some_and(|known| known.id != event.id || known.source != event.source) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State as Extract};
 use axum::{Extension, Json};
-use bus::{Coverage, Progress, Read, Recorded, Seq, lineage, registry};
+use bus::{Coverage, PAGE_BYTES_MAX, Progress, Read, Recorded, Seq, lineage, registry};
 use orchestrator::store::{self, SagaRow};
 use schemas::{Event, Pattern, Patterns, Timestamp};
 use serde::Serialize;
@@ -81,7 +81,7 @@ const TRACED_FOR_SAGAS: usize = 100;
 /// Deliveries of a trace that are shown.
 const DELIVERIES_OF_A_TRACE: i64 = 500;
 /// Sagas of one event that are shown.
-const SAGAS_OF_AN_EVENT: i64 = 100;
+const SAGAS_OF_AN_EVENT: usize = 100;
 
 /// Which events a page is of.
 struct Wanted {
@@ -146,7 +146,7 @@ async fn page(
     state: &State,
     wanted: &Wanted,
 ) -> Result<(Vec<Arc<Recorded>>, Option<Seq>), Problem> {
-    let mut found = Vec::new();
+    let (mut found, mut bytes) = (Vec::new(), 0);
     let (mut after, mut until) = (wanted.after, wanted.until);
     let filtered = wanted.source.is_some() || wanted.subject.is_some() || wanted.tenant.is_some();
     for _ in 0..LOOKED_AT_MAX / LOOK {
@@ -159,9 +159,10 @@ async fn page(
         };
         for event in page.events {
             if wanted.matches(&event.event) {
-                if found.len() == wanted.limit {
+                if found.len() == wanted.limit || bytes >= PAGE_BYTES_MAX {
                     return Ok((found, cursor_after(wanted, event.seq)));
                 }
+                bytes += event.event.size();
                 found.push(event);
             }
         }
@@ -251,7 +252,7 @@ pub(crate) async fn trace(
         let found = store::list(&state.db, &wanted).await?;
         let source = event.event.source.as_str();
         let same = |row: &SagaRow| row.cause.as_ref().is_some_and(|(_, of)| of == source);
-        sagas.extend(found.into_iter().filter(same).map(SagaBody::from));
+        sagas.extend(found.items.into_iter().filter(same).map(SagaBody::from));
     }
     let seqs: Vec<Seq> = std::iter::once(&root).chain(&events).map(|event| event.seq).collect();
     let found = webhooks::deliveries::of_events(

@@ -3,7 +3,7 @@
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, http};
-use bus::{Log, Seq};
+use bus::{Found, Log, Seq};
 use schemas::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -22,6 +22,12 @@ pub(crate) struct Items<T> {
 impl<T> Items<T> {
     pub(crate) fn all(items: Vec<T>) -> Items<T> {
         Items { items, next: None }
+    }
+
+    /// What was found, with the cursor that the last of it makes.
+    pub(crate) fn of(found: Found<T>, cursor: impl FnOnce(&T) -> String) -> Items<T> {
+        let next = found.items.last().filter(|_| found.more).map(cursor);
+        Items { items: found.items, next }
     }
 
     pub(crate) fn map<U>(self, describe: impl FnMut(T) -> U) -> Items<U> {
@@ -56,8 +62,7 @@ impl Limit {
     pub(crate) fn page<T>(self, mut found: Vec<T>, cursor: impl FnOnce(&T) -> String) -> Items<T> {
         let more = found.len() > usize::from(self.0);
         found.truncate(self.0.into());
-        let next = found.last().filter(|_| more).map(cursor);
-        Items { items: found, next }
+        Items::of(Found { items: found, more }, cursor)
     }
 }
 

@@ -343,10 +343,10 @@ pub(crate) async fn list(
     let limit = Limit::of(&mut query);
     query.finish()?;
     let since_us = since.map(Timestamp::as_micros);
-    let most = limit.and_one();
-    let wanted = Wanted { definition, status, since_us, cause: None, before, limit: most };
+    let limit = limit.get().into();
+    let wanted = Wanted { definition, status, since_us, cause: None, before, limit };
     let found = store::list(state.sagas.db(), &wanted).await?;
-    let page = limit.page(found, |last| format!("{}~{}", last.created_us, last.id));
+    let page = Items::of(found, |last| format!("{}~{}", last.created_us, last.id));
     Ok(Json(page.map(SagaBody::from)))
 }
 

@@ -5,6 +5,7 @@ mod conditions;
 mod dead_letters;
 mod everywhere;
 mod keys;
+mod large_items;
 mod lists;
 mod local_only;
 mod policy;

@@ -8,12 +8,11 @@ use schemas::{Data, Event, EventId, EventType, Patterns, Source, Timestamp};
 use tokio::sync::Semaphore;
 
 use crate::embedded::names::{Names, source_of};
+use crate::log::PAGE_BYTES_MAX;
 use crate::{Page, Read, ReadError, Recorded, Seq};
 
 /// Reads at once; more wait.
 const READERS_MAX: usize = 8;
-/// Bytes of data after which a page ends early: 8 MiB.
-const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Rows looked at after which a page ends early, so that no read holds its snapshot for long: an
 /// open snapshot keeps the write-ahead log from being reused.
 const PAGE_ROWS_MAX: usize = 50_000;

@@ -22,6 +22,7 @@ use super::message::{RestoredThrough, recorded};
 use super::publish::seq;
 use super::subjects;
 use crate::log::BoxError;
+use crate::log::PAGE_BYTES_MAX;
 use crate::{Page, Read, ReadError, Recorded, Seq};
 
 /// Consumers kept for reading on.
@@ -42,8 +43,6 @@ const PATIENCE_MADE: Duration = Duration::from_secs(1);
 const PATIENCE_SINGLY: Duration = Duration::from_secs(2);
 /// How long a page may take whose consumer's server lags behind the leader.
 const PATIENCE_LAG: Duration = Duration::from_secs(10);
-/// Bytes in one page, so that large events do not fill the memory: 16 MiB.
-const PAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Single messages fetched at once.
 const GETS: usize = 64;
 
@@ -176,7 +175,7 @@ impl Scanner {
                 bytes += found.event.size();
                 page.events.push(Arc::new(found));
             }
-            if bytes >= PAGE_BYTES || Instant::now() >= deadline {
+            if bytes >= PAGE_BYTES_MAX || Instant::now() >= deadline {
                 break;
             }
         }
@@ -377,7 +376,7 @@ impl Scanner {
 impl Kept {
     /// The next messages, and whether there were as many as asked for.
     async fn fetch(&mut self, most: usize) -> Result<(Vec<Arc<Recorded>>, bool), BoxError> {
-        let fetch = self.consumer.fetch().max_messages(most).max_bytes(PAGE_BYTES);
+        let fetch = self.consumer.fetch().max_messages(most).max_bytes(PAGE_BYTES_MAX);
         let mut messages = timeout(PATIENCE, fetch.messages()).await??;
         let mut events = Vec::new();
         let mut delivered = 0;

@@ -191,7 +191,10 @@ impl House {
         let found = registry::find(&self.db, consumer).await.unwrap().unwrap();
         let queue = bus::work::find(&self.db, found.kind.work(), &found.queue_name()).await;
         let which = bus::dead_letter::Selection::default();
-        bus::dead_letter::list(&self.db, queue.unwrap().unwrap(), &which, None, 500).await.unwrap()
+        bus::dead_letter::list(&self.db, queue.unwrap().unwrap(), &which, None, 500)
+            .await
+            .unwrap()
+            .items
     }
 }
 
