@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use futures::stream::BoxStream;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
-use sqlx::{Any, AnyPool, ConnectOptions as _, Connection as _};
+use sqlx::{Any, AnyPool, ConnectOptions as _, Connection as _, Row as _};
 
 use crate::checkpoint::Checkpoints;
 use crate::log::PAGE_BYTES_MAX;
@@ -227,26 +227,41 @@ impl Db {
         Ok(rows)
     }
 
-    /// Reads the first `count` rows, outside any transaction, or fewer where those are
-    /// [`PAGE_BYTES_MAX`] together as `size` tells, so that large ones do not fill the memory. For a
-    /// page that is full by its count the statement must ask for one row more.
+    /// Reads the first `count` rows of a statement, outside any transaction, or fewer where the texts in
+    /// one of their `columns` are about [`PAGE_BYTES_MAX`] together: large ones are not to fill the
+    /// memory. `bind` fills its placeholders in; for a page that is full by its count it must ask for one
+    /// row more.
     ///
     /// # Errors
     /// Those of the statement.
     pub async fn fetch_page(
         &self,
-        query: Query,
+        text: &str,
+        bind: impl FnOnce(Query) -> Query,
         count: usize,
-        size: impl Fn(&AnyRow) -> usize,
+        column: &'static str,
     ) -> Result<Found<AnyRow>, sqlx::Error> {
-        let query = self.inner(query);
+        let query = self.inner(bind(built(self.first_of(text, column))));
         if !self.pooled {
-            return page_of(query.fetch(&self.read), count, size).await;
+            return page_of(query.fetch(&self.read), count, column).await;
         }
         let mut transaction = self.read.begin().await?;
-        let page = page_of(query.fetch(&mut *transaction), count, size).await?;
+        let page = page_of(query.fetch(&mut *transaction), count, column).await?;
         transaction.commit().await?;
         Ok(page)
+    }
+
+    /// The statement, ending soon after its rows fill a page. SQLite steps through them as they are
+    /// read; Postgres sends all, and goes by their lengths without reading what is long.
+    fn first_of(&self, text: &str, column: &str) -> String {
+        match self.dialect {
+            Dialect::Sqlite => text.to_owned(),
+            Dialect::Postgres => format!(
+                "select * from (select q.*, sum(octet_length(q.{column})) over
+                     (rows between unbounded preceding and 2 preceding) as before_last
+                 from ({text}) q) p where coalesce(before_last, 0) < {PAGE_BYTES_MAX}"
+            ),
+        }
     }
 
     /// Reads at most one row, outside any transaction.
@@ -488,14 +503,14 @@ fn without_password(url: &str) -> String {
 async fn page_of(
     mut rows: BoxStream<'_, Result<AnyRow, sqlx::Error>>,
     count: usize,
-    size: impl Fn(&AnyRow) -> usize,
+    column: &str,
 ) -> Result<Found<AnyRow>, sqlx::Error> {
     let (mut items, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
         if items.len() == count || bytes >= PAGE_BYTES_MAX {
             return Ok(Found { items, more: true });
         }
-        bytes += size(&row);
+        bytes += row.get::<Option<&str>, _>(column).map_or(0, str::len);
         items.push(row);
     }
     Ok(Found { items, more: false })

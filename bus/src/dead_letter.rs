@@ -85,13 +85,12 @@ pub async fn list(
         if before.is_some() { format!(" and id < ${at}") } else { String::new() },
         at + usize::from(before.is_some())
     );
-    let mut query = bind(built(text).bind(queue.0), binds);
-    if let Some(before) = before {
-        query = query.bind(before.bytes());
-    }
-    let query = query.bind(i64::try_from(limit).map_or(i64::MAX, |limit| limit + 1));
-    let size = |row: &AnyRow| row.get::<Option<&str>, _>(2).map_or(0, str::len);
-    let page = db.fetch_page(query, limit, size).await?;
+    let fill = |query: Query| {
+        let query = bind(query.bind(queue.0), binds);
+        let query = before.into_iter().fold(query, |query, before| query.bind(before.bytes()));
+        query.bind(i64::try_from(limit).map_or(i64::MAX, |limit| limit + 1))
+    };
+    let page = db.fetch_page(&text, fill, limit, "payload").await?;
     let items = page
         .items
         .iter()

@@ -106,7 +106,10 @@ pub async fn trace(
     let mut found: Vec<Arc<Recorded>> = Vec::new();
     let mut next = vec![(root.event.id.clone(), root.event.source.clone())];
     let mut bytes = 0;
-    while let Some((id, source)) = next.pop() {
+    while found.len() < TRACE_EVENTS_MAX
+        && bytes < PAGE_BYTES_MAX
+        && let Some((id, source)) = next.pop()
+    {
         // What came of it may stand before it: producers overtake each other.
         let query = sql("select seq from lineage where cause_id = $1
              and (cause_source is null or cause_source = $2) order by seq limit $3")

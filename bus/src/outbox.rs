@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain;
-use crate::db::built;
+use crate::db::{Query, built};
 use crate::node::{NodeId, RENEW};
 use crate::{Db, Log, PublishError, Tx, bulk, duty, metrics, signals};
 
@@ -148,12 +148,12 @@ async fn read_oldest(db: &Db, aside: &Aside) -> Result<Vec<(i64, Option<Event>)>
         0 => String::new(),
         ids => format!(" where id not in ({})", bulk::list(2, ids)),
     };
-    let mut query = built(format!("select id, event from outbox{but} order by id limit $1"));
-    query = query.bind(i64::try_from(ROUND).unwrap_or(i64::MAX));
-    for id in &aside.0 {
-        query = query.bind(*id);
-    }
-    let page = db.fetch_page(query, ROUND, |row| row.get::<&str, _>(1).len()).await?;
+    let text = format!("select id, event from outbox{but} order by id limit $1");
+    let bind = |query: Query| {
+        let query = query.bind(i64::try_from(ROUND).unwrap_or(i64::MAX));
+        aside.0.iter().fold(query, |query, id| query.bind(*id))
+    };
+    let page = db.fetch_page(&text, bind, ROUND, "event").await?;
     let mut staged = Vec::with_capacity(page.items.len());
     for row in page.items {
         let (id, text): (i64, String) = (row.get(0), row.get(1));

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use schemas::Timestamp;
 use sqlx::Row;
 
+use crate::chain;
 use crate::db::{sql, yields};
 use crate::handler::{Handled, Handler, Item, Kind, Spec};
 use crate::log::PAGE_BYTES_MAX;
@@ -108,8 +109,8 @@ const ANSWERS_MAX: u32 = 3;
 /// Before a row whose event could not be read is leased again.
 const UNREADABLE_DELAY: Duration = Duration::from_millis(500);
 
-/// Events that are read together, before it is known how large they are.
-const READ_AT_ONCE: usize = 64;
+/// Rows that are leased before it is known how large their events are.
+const SOUNDED: usize = 64;
 
 /// Leases up to `max` events of `consumer`, waiting up to `wait` for the first. Of large events it
 /// leases fewer, about [`PAGE_BYTES_MAX`] together.
@@ -125,19 +126,29 @@ pub async fn lease(
 ) -> Result<Vec<Lease>, LeaseError> {
     let (max, lease) = claim;
     let queue = consumer.queue_name();
-    let claim = Claim { kind: Kind::Pull.work(), queue: Some(&queue), max, lease, owner: None };
+    let claim = async |max| {
+        let queue = Some(queue.as_str());
+        let claim = Claim { kind: Kind::Pull.work(), queue, max, lease, owner: None };
+        let claimed = work::claim(db, &claim).await?;
+        if claimed.is_empty() { Ok(Vec::new()) } else { with_events(db, log, claimed).await }
+    };
     let deadline = tokio::time::Instant::now() + wait;
     let mut woken = db.signals().subscribe(signals::WORK);
     let mut changed = db.signals().subscribe(signals::CONFIG);
     changed.mark_changed(); // It may have been ended since it was found.
     loop {
         woken.borrow_and_update();
-        let claimed = work::claim(db, &claim).await?;
-        if !claimed.is_empty() {
-            let leases = with_events(db, log, claimed).await?;
-            if !leases.is_empty() {
-                return Ok(leases);
+        let mut leases = claim(max.min(SOUNDED)).await?;
+        if !leases.is_empty() {
+            let room = room_beside(&leases, max);
+            if room > 0 {
+                match claim(room).await {
+                    Ok(more) => leases.extend(more),
+                    // Those that are leased are handed out all the same.
+                    Err(error) => tracing::warn!(error = %chain(&error), "leasing more events"),
+                }
             }
+            return Ok(leases);
         }
         let look = tokio::time::Instant::now() + until_due(db, &queue).await?;
         tokio::select! {
@@ -153,9 +164,18 @@ pub async fn lease(
     }
 }
 
-/// Puts rows and their events together, the oldest first, up to about [`PAGE_BYTES_MAX`]; rows beyond
-/// that go back. Rows whose event is gone from the log become dead letters here and now. While the log
-/// cannot be read, all rows go back and wait for a moment.
+/// How many rows to lease beside these, up to `max` in all, if their events are as large.
+fn room_beside(leases: &[Lease], max: usize) -> usize {
+    if leases.len() < SOUNDED {
+        return 0; // There were no more.
+    }
+    let bytes: usize = leases.iter().map(|lease| lease.event.event.size()).sum();
+    let left = PAGE_BYTES_MAX.saturating_sub(bytes);
+    (left / (bytes / leases.len()).max(1)).min(max - leases.len())
+}
+
+/// Puts rows and their events together. Rows whose event is gone from the log become dead letters
+/// here and now. While the log cannot be read, the rows go back and wait for a moment.
 ///
 /// # Errors
 /// [`LeaseError`].
@@ -164,38 +184,31 @@ pub async fn with_events(
     log: &dyn Log,
     claimed: Vec<Claimed>,
 ) -> Result<Vec<Lease>, LeaseError> {
-    let (mut leases, mut answers) = (Vec::with_capacity(claimed.len()), Vec::new());
-    let back = |work: Claimed, delay| (work.id, work.token, Outcome::Released { delay });
-    let (mut rows, mut bytes) = (claimed.into_iter(), 0);
-    while bytes < PAGE_BYTES_MAX {
-        let portion: Vec<Claimed> = rows.by_ref().take(READ_AT_ONCE).collect();
-        if portion.is_empty() {
-            break;
+    let mut events = match events_of(log, &claimed).await {
+        Ok(events) => events,
+        Err(error) => {
+            let back = claimed
+                .iter()
+                .map(|row| (row.id, row.token, Outcome::Released { delay: UNREADABLE_DELAY }));
+            answer(db, log, None, &back.collect::<Vec<_>>()).await?;
+            return Err(error.into());
         }
-        let mut events = match events_of(log, &portion).await {
-            Ok(events) => events,
-            Err(error) => {
-                let read = leases.into_iter().map(|lease: Lease| lease.work);
-                let all = read.chain(portion).chain(rows);
-                answers.extend(all.map(|work| back(work, UNREADABLE_DELAY)));
-                answer(db, log, None, &answers).await?;
-                return Err(error.into());
-            }
-        };
-        for work in portion {
-            if let Some(event) = events.remove(&work.id) {
-                bytes += event.event.size();
-                leases.push(Lease { work, event });
-            } else {
+    };
+    let (mut leases, mut gone) = (Vec::with_capacity(claimed.len()), Vec::new());
+    for work in claimed {
+        match events.remove(&work.id) {
+            Some(event) => leases.push(Lease { work, event }),
+            None => {
                 let error = "the event is no longer in the log".to_owned();
                 let lost = Outcome::Failed { error, permanent: true, delay: None };
-                answers.push((work.id, work.token, lost));
+                gone.push((work.id, work.token, lost));
             }
         }
     }
-    answers.extend(rows.map(|work| back(work, Duration::ZERO)));
-    if !answers.is_empty() {
-        answer(db, log, None, &answers).await?;
+    if !gone.is_empty()
+        && let Err(error) = answer(db, log, None, &gone).await
+    {
+        tracing::warn!(error = %chain(&error), "noting that events are gone; it is done with their next lease");
     }
     Ok(leases)
 }
@@ -259,10 +272,12 @@ pub async fn keep_events(
     log: &dyn Log,
     settled: &[Settled],
 ) -> Result<(), LeaseError> {
-    let died: Vec<Seq> = settled.iter().filter_map(|row| row.seq).collect();
-    if !died.is_empty() {
-        let events = log.get(&died).await?;
-        dead_letter::keep(tx, settled, &events).await?;
+    for settled in settled.chunks(SOUNDED) {
+        let died: Vec<Seq> = settled.iter().filter_map(|row| row.seq).collect();
+        if !died.is_empty() {
+            let events = log.get(&died).await?;
+            dead_letter::keep(tx, settled, &events).await?;
+        }
     }
     Ok(())
 }

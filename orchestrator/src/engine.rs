@@ -24,7 +24,7 @@ mod shards;
 mod waiters;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,9 @@ use waiters::Waiters;
 
 /// Messages that wait for the driver; past it callers wait.
 const INBOX: usize = 8_192;
+/// Longest wait without looking at sagas of other nodes, and the shortest: many may end there at once.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How long a command to a saga of another node may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -229,6 +232,11 @@ impl Engine {
         self.0.shards.borrow().contains_key(&shard)
     }
 
+    /// The fence of a saga's shard, if that is this node's.
+    fn fence(&self, saga: &str) -> Option<i64> {
+        self.0.shards.borrow().get(&store::shard_of(saga)).copied()
+    }
+
     /// Starts a saga; false when it was there already, with the same definition and input.
     ///
     /// # Errors
@@ -371,8 +379,8 @@ impl Engine {
     }
 
     /// Waits until each of these has ended or is stuck, or `timeout` has passed; those that have not
-    /// ended. One that is not there has not either: an event may still start it. It is told, and does
-    /// not ask the database again and again.
+    /// ended. One that is not there has not either: an event may still start it. So one that ended
+    /// before the retention counts as one that is still to come.
     ///
     /// # Errors
     /// Those of the database.
@@ -388,11 +396,9 @@ impl Engine {
             let ended = self.0.waiters.register(ids);
             elsewhere.borrow_and_update();
             shards.borrow_and_update();
-            let rows = store::rows(&self.0.db, ids).await?;
-            let known: HashMap<&str, Status> =
-                rows.iter().map(|row| (row.id.as_str(), row.status)).collect();
-            let is_open = |id: &&String| known.get(id.as_str()).is_none_or(|s| !s.is_ended());
-            let is_stuck = |id: &String| known.get(id.as_str()) == Some(&Status::Stuck);
+            let known = store::statuses(&self.0.db, ids).await?;
+            let is_open = |id: &&String| known.get(*id).is_none_or(|status| !status.is_ended());
+            let is_stuck = |id: &String| known.get(id) == Some(&Status::Stuck);
             let open = ids.iter().filter(is_open).cloned();
             let (stuck, pending): (Vec<_>, Vec<_>) = open.partition(is_stuck);
             if pending.is_empty() {
@@ -401,7 +407,8 @@ impl Engine {
             let ours = pending.iter().all(|id| self.is_ours(id));
             tokio::select! {
                 more = ended.all(&pending) => return Ok([stuck, more].concat()),
-                _ = elsewhere.changed(), if !ours => {}
+                _ = elsewhere.changed(), if !ours => tokio::time::sleep(LOOK_AGAIN).await,
+                () = tokio::time::sleep(LOOK), if !ours => {} // A signal may be lost on its way.
                 _ = shards.changed() => {} // They may end on another node now.
                 () = tokio::time::sleep_until(deadline) => return Ok([stuck, pending].concat()),
             }

@@ -5,19 +5,13 @@ use std::time::Duration;
 use metrics::{counter, histogram};
 
 use crate::request::Request;
-use crate::state::{State, Status};
 use crate::store::SagaRow;
 use crate::transition::Transition;
 
-/// A saga was started.
-pub(crate) fn started(definition: &str) {
-    counter!("skald_sagas_started_total", "definition" => definition.to_owned()).increment(1);
-}
-
 /// A saga ended.
-pub(crate) fn ended(row: &SagaRow, status: Status, now_us: i64) {
-    let definition = || row.definition.clone();
-    counter!("skald_sagas_ended_total", "definition" => definition(), "status" => status.as_str())
+pub(crate) fn ended(row: &SagaRow, now_us: i64) {
+    let (definition, status) = (|| row.definition.clone(), row.status.as_str());
+    counter!("skald_sagas_ended_total", "definition" => definition(), "status" => status)
         .increment(1);
     let took = u64::try_from(now_us - row.created_us).unwrap_or(0);
     histogram!("skald_saga_seconds", "definition" => definition())
@@ -25,9 +19,12 @@ pub(crate) fn ended(row: &SagaRow, status: Status, now_us: i64) {
 }
 
 /// A saga moved.
-pub(crate) fn transition(row: &SagaRow, _: &State, transition: &Transition) {
+pub(crate) fn transition(row: &SagaRow, transition: &Transition) {
     let definition = || row.definition.clone();
     match transition {
+        Transition::Started => {
+            counter!("skald_sagas_started_total", "definition" => definition()).increment(1);
+        }
         Transition::Retrying { .. } => {
             counter!("skald_saga_retries_total", "definition" => definition()).increment(1);
         }

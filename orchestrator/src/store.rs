@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use bus::{Db, Found, Tx, built, bulk, sql};
+use bus::{Db, Found, Query, Tx, built, bulk, sql};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -156,6 +156,25 @@ pub(crate) async fn rows(db: &Db, ids: &[String]) -> Result<Vec<SagaRow>, sqlx::
 /// One frame as it is read: its number, its time, its transitions.
 pub(crate) type ReadFrame = (i64, i64, Vec<Transition>);
 
+/// How sagas are, by id; those that are there.
+pub(crate) async fn statuses(
+    db: &Db,
+    ids: &[String],
+) -> Result<HashMap<String, Status>, sqlx::Error> {
+    let mut found = HashMap::with_capacity(ids.len());
+    for chunk in bulk::chunks(ids) {
+        let list = bulk::list(1, chunk.len());
+        let mut query = built(format!("select id, status from saga where id in ({list})"));
+        for id in chunk {
+            query = query.bind(id.clone());
+        }
+        for row in db.fetch_all(query).await? {
+            found.insert(row.get(0), status_of(row.get(1))?);
+        }
+    }
+    Ok(found)
+}
+
 /// Journals by id, each in order.
 pub(crate) async fn journals(
     db: &Db,
@@ -282,21 +301,23 @@ pub async fn list(db: &Db, wanted: &Wanted) -> Result<Found<SagaRow>, sqlx::Erro
         place(" and (created_at_us < ? or (created_at_us = ? and id < ?))");
     }
     place(" order by created_at_us desc, id desc limit ?");
-    let mut query = built(text).bind(wanted.since_us.unwrap_or(0));
-    if let Some(definition) = &wanted.definition {
-        query = query.bind(definition.clone());
-    }
-    if let Some(status) = wanted.status {
-        query = query.bind(status.as_str());
-    }
-    if let Some(cause) = &wanted.cause {
-        query = query.bind(cause.clone());
-    }
-    if let Some((at, id)) = &wanted.before {
-        query = query.bind(*at).bind(*at).bind(id.clone());
-    }
-    let query = query.bind(i64::try_from(wanted.limit).map_or(i64::MAX, |limit| limit + 1));
-    let page = db.fetch_page(query, wanted.limit, |row| row.get::<&str, _>(4).len()).await?;
+    let bind = |query: Query| {
+        let mut query = query.bind(wanted.since_us.unwrap_or(0));
+        if let Some(definition) = &wanted.definition {
+            query = query.bind(definition.clone());
+        }
+        if let Some(status) = wanted.status {
+            query = query.bind(status.as_str());
+        }
+        if let Some(cause) = &wanted.cause {
+            query = query.bind(cause.clone());
+        }
+        if let Some((at, id)) = &wanted.before {
+            query = query.bind(*at).bind(*at).bind(id.clone());
+        }
+        query.bind(i64::try_from(wanted.limit).map_or(i64::MAX, |limit| limit + 1))
+    };
+    let page = db.fetch_page(&text, bind, wanted.limit, "input").await?;
     let items = page.items.iter().map(read).collect::<Result<_, _>>()?;
     Ok(Found { items, more: page.more })
 }
@@ -332,15 +353,16 @@ pub async fn open(db: &Db) -> Result<Vec<(String, i64, i64)>, sqlx::Error> {
     Ok(db.fetch_all(query).await?.iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect())
 }
 
+fn status_of(text: &str) -> Result<Status, sqlx::Error> {
+    Status::parse(text).ok_or_else(|| sqlx::Error::Decode(format!("no status: {text}").into()))
+}
+
 fn read(row: &AnyRow) -> Result<SagaRow, sqlx::Error> {
-    let status: String = row.get(3);
-    let status = Status::parse(&status)
-        .ok_or_else(|| sqlx::Error::Decode(format!("no status: {status}").into()))?;
     Ok(SagaRow {
         id: row.get(0),
         definition: row.get(1),
         version: row.get(2),
-        status,
+        status: status_of(row.get(3))?,
         input: row.get(4),
         created_us: row.get(5),
         created_by: row.get(6),

@@ -245,14 +245,20 @@ pub(crate) async fn trace(
 ) -> Result<Json<TraceBody>, Problem> {
     let root = find(&state, &seq).await?;
     let events = lineage::trace(&state.db, state.log.as_ref(), &root).await?;
-    let mut sagas = Vec::new();
+    let (mut sagas, mut bytes) = (Vec::new(), 0);
     for event in std::iter::once(&root).chain(&events).take(TRACED_FOR_SAGAS) {
         let cause = Some(event.event.id.to_string());
         let wanted = store::Wanted { cause, limit: SAGAS_OF_AN_EVENT, ..store::Wanted::default() };
         let found = store::list(&state.db, &wanted).await?;
         let source = event.event.source.as_str();
         let same = |row: &SagaRow| row.cause.as_ref().is_some_and(|(_, of)| of == source);
-        sagas.extend(found.items.into_iter().filter(same).map(SagaBody::from));
+        for saga in found.items.into_iter().filter(same) {
+            bytes += saga.input.len();
+            sagas.push(SagaBody::from(saga));
+        }
+        if bytes >= PAGE_BYTES_MAX {
+            break;
+        }
     }
     let seqs: Vec<Seq> = std::iter::once(&root).chain(&events).map(|event| event.seq).collect();
     let found = webhooks::deliveries::of_events(

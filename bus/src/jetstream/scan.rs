@@ -45,6 +45,8 @@ const PATIENCE_SINGLY: Duration = Duration::from_secs(2);
 const PATIENCE_LAG: Duration = Duration::from_secs(10);
 /// Single messages fetched at once.
 const GETS: usize = 64;
+/// Positions of the smallest window of a page that is read backwards.
+const WINDOW_MIN: i64 = 64;
 
 type Pull = Consumer<pull::Config>;
 
@@ -215,17 +217,23 @@ impl Scanner {
         until: Seq,
         mut page: Page,
     ) -> Result<Page, ReadError> {
-        let mut size = i64::try_from(read.events_max).unwrap_or(i64::MAX).max(64);
+        let mut size = i64::try_from(read.events_max).unwrap_or(i64::MAX).max(WINDOW_MIN);
+        let mut page_bytes: usize = page.events.iter().map(|event| event.event.size()).sum();
         let mut high = until;
-        while page.events.len() < read.events_max && high > read.after {
+        while page.events.len() < read.events_max
+            && page_bytes < PAGE_BYTES_MAX
+            && high > read.after
+        {
             let low = Seq::new(high.get().saturating_sub(size)).max(read.after);
             let wanted = read.events_max - page.events.len();
-            let found_max = if size > 64 { wanted.saturating_mul(4) } else { usize::MAX };
-            let mut found = Vec::new();
+            let found_max = if size > WINDOW_MIN { wanted.saturating_mul(4) } else { usize::MAX };
+            let bytes_max = if size > WINDOW_MIN { PAGE_BYTES_MAX } else { usize::MAX };
+            let (mut found, mut bytes) = (Vec::new(), 0);
             let mut after = low;
-            while after < high && found.len() <= found_max {
+            while after < high && found.len() <= found_max && bytes <= bytes_max {
                 let part = Read { after, until: high, events_max: 1_000, ..read.clone() };
                 let part = self.forward(&part, high).await?;
+                bytes += part.events.iter().map(|event| event.event.size()).sum::<usize>();
                 found.extend(part.events);
                 after = part.through;
             }
@@ -237,8 +245,9 @@ impl Scanner {
             page.through = low.next();
             for event in found.into_iter().rev() {
                 page.through = event.seq;
+                page_bytes += event.event.size();
                 page.events.push(event);
-                if page.events.len() == read.events_max {
+                if page.events.len() == read.events_max || page_bytes >= PAGE_BYTES_MAX {
                     return Ok(page);
                 }
             }

@@ -147,3 +147,21 @@ async fn an_event_that_the_log_never_takes_holds_up_no_other() {
     let left = house.db.fetch_all(bus::sql("select id from outbox")).await.unwrap();
     assert_eq!(left.len(), 1, "it is not lost");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_large_events_the_relay_reads_fewer_at_once_and_passes_over_none() {
+    let house = House::start().await;
+    for n in 0..24 {
+        let mut tx = house.db.begin().await.unwrap();
+        tx.stage(&event("a", "k", n).with_json("x".repeat(1_000_000)).unwrap()).unwrap();
+        tx.commit().await.unwrap();
+    }
+    let mut aside = outbox::Aside::default();
+    let mut relay =
+        async || outbox::relay_round(&house.db, house.log.as_ref(), &mut aside).await.unwrap();
+    // Nine are the first that are more than 8 MiB together.
+    for relayed in [9, 9, 6, 0] {
+        assert_eq!(relay().await, relayed);
+    }
+    assert_eq!(house.head().await, Seq::new(24));
+}

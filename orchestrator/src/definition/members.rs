@@ -74,20 +74,6 @@ impl<'n> Members<'n> {
         self.parsed::<Span>(name, faults).map(|span| span.0)
     }
 
-    /// A duration that something may take: with none it would be over before it begins.
-    pub(super) fn time_limit(
-        &mut self,
-        name: &'static str,
-        faults: &mut Faults,
-    ) -> Option<Duration> {
-        let line = self.line_of(name);
-        let limit = self.duration(name, faults)?;
-        if limit.is_zero() {
-            told(faults, &self.at(name), line, "must be longer than 0");
-        }
-        Some(limit)
-    }
-
     pub(super) fn flag(&mut self, name: &'static str, faults: &mut Faults) -> bool {
         let Some(node) = self.take(name) else { return false };
         match node.tree {

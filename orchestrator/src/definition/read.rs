@@ -43,7 +43,7 @@ pub(super) fn definition(node: &Node, faults: &mut Faults) -> Option<Definition>
         told(faults, "/saga", node.line, &format!("`{name}` is reserved"));
     }
     let start = start(&mut members, faults);
-    let deadline = members.time_limit("deadline", faults);
+    let deadline = members.duration("deadline", faults);
     let mut locks = Vec::new();
     if let Some(items) = members.list("lock", faults) {
         for (at, item) in items.iter().enumerate() {
@@ -169,7 +169,7 @@ impl Reader<'_> {
         let for_each = items.map(|items| ForEach { items, max_concurrent });
         let action = action(&mut members, Place::Step, faults);
         let retry = retry(&mut members, &Retry::ACTION, faults);
-        let callback_timeout = members.time_limit("callback_timeout", faults);
+        let callback_timeout = members.duration("callback_timeout", faults);
         let point_of_no_return = members.flag("point_of_no_return", faults);
         let undo = undo(&mut members, action.as_ref(), faults);
         let on_unknown =

@@ -13,6 +13,7 @@ use crate::transition::Operation;
 
 /// Carries out one request in a task of its own; the answer comes back as an input.
 pub(super) fn carry_out(engine: Engine, row: SagaRow, request: Request) {
+    let fence = engine.fence(&row.id);
     tokio::spawn(async move {
         let id = request.id();
         let shared = engine.shared();
@@ -44,6 +45,12 @@ pub(super) fn carry_out(engine: Engine, row: SagaRow, request: Request) {
                 Input::Answer { request: id, answer }
             }
         };
+        // Where the saga has left this node and come back, all of it is asked again: what is unclear now is
+        // the end of another attempt.
+        let unclear = matches!(&input, Input::Answer { answer: Answer::Unclear { .. }, .. });
+        if unclear && engine.fence(&row.id) != fence {
+            return;
+        }
         let message = Message::Input { saga: row.id, input, reply: None };
         let _ = shared.inbox.send(message).await; // The engine may have stopped.
     });

@@ -72,14 +72,19 @@ pub(super) struct Driver {
     pub(super) cold_us: Option<i64>,
     /// Requests of sagas that a failed round dropped from memory; they are still on their way.
     pub(super) carried: HashMap<String, HashSet<RequestId>>,
-    /// Inputs of a failed round, taken again in the next one.
-    pub(super) again: Vec<Item>,
-    /// Rows of inputs that a round is about to take.
+    /// What a failed round leaves to the next one.
+    pub(super) again: Batch,
+    /// A shard is another node's now: which are ours must be looked up.
     pub(super) lost_lease: bool,
 }
 
 impl Batch {
-    fn is_empty(&self) -> bool {
+    pub(super) fn append(&mut self, mut other: Batch) {
+        self.starts.append(&mut other.starts);
+        self.items.append(&mut other.items);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
         self.starts.is_empty() && self.items.is_empty()
     }
 
@@ -121,7 +126,7 @@ impl Driver {
             backlog: VecDeque::new(),
             cold_us: None,
             carried: HashMap::new(),
-            again: Vec::new(),
+            again: Batch::default(),
             lost_lease: false,
         };
         driver.refresh().await?;
@@ -158,7 +163,7 @@ impl Driver {
                 }
             }
             self.ring(&mut batch);
-            batch.items.append(&mut self.again);
+            batch.append(std::mem::take(&mut self.again));
             if batch.is_empty() {
                 let wait = self.until_timer();
                 tokio::select! {
@@ -266,18 +271,21 @@ impl Driver {
         }
         self.cold_us =
             if more && room > 0 { Some(now) } else { store::next_due(&db, &shards, now).await? };
-        if let Some((shard, after)) = self.backlog.front().cloned()
-            && room > 0
+        self.take_up(room, batch).await
+    }
+
+    /// Takes up to `room` sagas up that were under way in shards taken over.
+    async fn take_up(&mut self, mut room: usize, batch: &mut Batch) -> Result<(), sqlx::Error> {
+        while room > 0
+            && let Some((shard, after)) = self.backlog.front_mut()
         {
-            let found = store::under_way(&db, shard, &after, limit).await?;
+            let limit = i64::try_from(room).unwrap_or(i64::MAX);
+            let found = store::under_way(self.engine.db(), *shard, after, limit).await?;
             match found.last() {
-                Some(last) if found.len() == room => {
-                    if let Some(front) = self.backlog.front_mut() {
-                        front.1.clone_from(last);
-                    }
-                }
+                Some(last) if found.len() == room => after.clone_from(last),
                 _ => drop(self.backlog.pop_front()),
             }
+            room -= found.len();
             for saga in found.into_iter().filter(|saga| !self.hot.contains_key(saga)) {
                 batch.items.push(Item { saga, input: Input::Tick, reply: Reply::Nobody });
             }

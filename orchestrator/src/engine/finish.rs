@@ -11,6 +11,7 @@ use crate::store::{self, SagaRow};
 impl Driver {
     /// After the commit: who waits is told, requests go out, what rests leaves memory.
     pub(super) async fn finish(&mut self, work: Work, batch: Batch) {
+        self.count(&work);
         for (saga, request) in work.requests {
             let Some(hot) = self.hot.get_mut(&saga) else { continue };
             if hot.in_flight.insert(request.id()) {
@@ -45,6 +46,17 @@ impl Driver {
             if let Reply::Caller(reply) = item.reply {
                 let _ = reply.send(answer);
             }
+        }
+    }
+
+    fn count(&self, work: &Work) {
+        for (saga, moved) in &work.moved {
+            let Some(hot) = self.hot.get(saga) else { continue };
+            moved.iter().for_each(|transition| crate::metrics::transition(&hot.row, transition));
+        }
+        for (saga, _) in work.rested.iter().filter(|(_, ended)| *ended) {
+            let Some(hot) = self.hot.get(saga) else { continue };
+            crate::metrics::ended(&hot.row, self.now_us());
         }
     }
 

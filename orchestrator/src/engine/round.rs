@@ -36,6 +36,9 @@ pub(super) struct Work {
 impl Driver {
     /// Runs one round; false when some of it failed and is tried again.
     pub(super) async fn round(&mut self, batch: Batch) -> bool {
+        if batch.is_empty() {
+            return true;
+        }
         let mut parts = vec![batch];
         while let Some(batch) = parts.pop() {
             let Err((batch, error)) = self.move_all(batch).await else { continue };
@@ -88,20 +91,31 @@ impl Driver {
         }
     }
 
-    /// Who waits is told to come again; what nobody waits for is taken in the next round.
-    fn try_again(&mut self, batch: Batch, error: &RoundError) {
-        for (_, reply) in batch.starts {
-            let _ = reply.send(Err(StartError::Unavailable(error.to_string())));
+    /// Who waits is told to come again, and what nobody waits for is taken in the next round. It looks at
+    /// all these sagas: if the transaction was committed after all, nothing else would go on with them.
+    /// A round of which some was another node's has surely not been, and is taken as it is.
+    fn try_again(&mut self, mut batch: Batch, error: &RoundError) {
+        if matches!(error, RoundError::LostLease) {
+            // What is kept in the database is found there.
+            batch.items.retain(|item| !matches!(item.reply, Reply::Kept(..)));
+            self.again.append(batch);
+            return;
         }
-        let again = batch.items.into_iter().filter_map(|item| match item.reply {
-            Reply::Caller(reply) => {
-                let _ = reply.send(Err(InputError::Unavailable(error.to_string())));
-                Some(Item { input: Input::Tick, reply: Reply::Nobody, ..item })
-            }
-            Reply::Kept(..) => None, // It is still in the database.
-            Reply::Nobody => Some(item),
-        });
-        self.again.extend(again);
+        let look = |saga| Item { saga, input: Input::Tick, reply: Reply::Nobody };
+        for (row, reply) in batch.starts {
+            let _ = reply.send(Err(StartError::Unavailable(error.to_string())));
+            self.again.items.push(look(row.id));
+        }
+        for item in batch.items {
+            self.again.items.push(match item.reply {
+                Reply::Caller(reply) => {
+                    let _ = reply.send(Err(InputError::Unavailable(error.to_string())));
+                    look(item.saga)
+                }
+                Reply::Kept(..) => look(item.saga), // It is still in the database, or was taken.
+                Reply::Nobody => item,
+            });
+        }
     }
 
     async fn try_round(&mut self, batch: &Batch, work: &mut Work) -> Result<(), RoundError> {
@@ -176,7 +190,6 @@ impl Driver {
         }
         let inserted: HashSet<String> = store::insert(tx, &first).await?.into_iter().collect();
         for row in first.into_iter().filter(|row| inserted.contains(&row.id)) {
-            crate::metrics::started(&row.definition);
             if row.wake_us != UNDER_WAY {
                 tx.wake(signals::SAGA);
                 continue;
@@ -244,7 +257,6 @@ impl Driver {
         }
         for transition in &plan.transitions {
             events::stage(tx, &hot.row, &hot.state, transition)?;
-            crate::metrics::transition(&hot.row, &hot.state, transition);
         }
         work.moved.entry(saga.to_owned()).or_default().extend(plan.transitions);
         Ok(Ok(()))

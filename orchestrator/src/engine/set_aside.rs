@@ -58,7 +58,6 @@ impl Driver {
                 if let Err(error) = events::stage(&mut tx, &hot.row, &hot.state, transition) {
                     tracing::warn!(%error, saga.id = saga, "that a saga is stuck cannot be told");
                 }
-                crate::metrics::transition(&hot.row, &hot.state, transition);
             }
             work.moved.entry(saga).or_default().extend(plan.transitions);
         }

@@ -44,7 +44,7 @@ impl Driver {
         items: &[Item],
         work: &mut Work,
     ) -> Result<(), RoundError> {
-        self.hold(tx, work).await?;
+        self.hold(tx, items, work).await?;
         let now = self.now_us();
         let mut frames = Vec::with_capacity(work.moved.len());
         for (saga, transitions) in work.moved.iter().filter(|(_, moved)| !moved.is_empty()) {
@@ -76,12 +76,10 @@ impl Driver {
     }
 
     /// Holds the shards of all that the round is about until it has committed.
-    async fn hold(&self, tx: &mut Tx, work: &Work) -> Result<(), RoundError> {
-        let fences: Option<BTreeMap<i64, i64>> = {
-            let held = self.engine.shared().shards.borrow();
-            let shards = work.touched.iter().map(|saga| store::shard_of(saga));
-            shards.map(|shard| Some((shard, *held.get(&shard)?))).collect()
-        };
+    async fn hold(&self, tx: &mut Tx, items: &[Item], work: &Work) -> Result<(), RoundError> {
+        let sagas = work.touched.iter().chain(items.iter().map(|item| &item.saga));
+        let fence = |saga: &String| Some((store::shard_of(saga), self.engine.fence(saga)?));
+        let fences: Option<BTreeMap<i64, i64>> = sagas.map(fence).collect();
         match fences {
             Some(fences) if shards::hold(tx, &fences).await? => Ok(()),
             _ => Err(RoundError::LostLease),
@@ -110,7 +108,6 @@ impl Driver {
                 work.rested.push((saga.clone(), ended));
             }
             if ended && !before.is_ended() {
-                crate::metrics::ended(&hot.row, status, now);
                 rows.kept.extend(answer_to_parent(hot));
                 rows.lets_go.extend(hot.state.uses_locks().then(|| saga.clone()));
             }

@@ -36,7 +36,7 @@ pub struct Nats {
     context: Context,
     replicas: usize,
     /// Commands of this node that wait for their answer; telling one ends its waiting.
-    waiting: Arc<Mutex<HashMap<Asked, oneshot::Sender<()>>>>,
+    waiting: Arc<Mutex<Commands>>,
 }
 
 /// What a participant publishes.
@@ -83,26 +83,27 @@ impl Nats {
         let asked = asked(&saga.id, &request.id());
         headers.insert("Skald-Reply-To", reply_to(&asked).as_str());
         let body = body.map(Value::to_string).unwrap_or_default();
-        let (answered, wait) = oneshot::channel();
+        // Dropped after `wait`, and so when that is closed.
         let _waiting = Waiting { nats: self, asked: asked.clone() };
-        self.lock().insert(asked, answered);
+        let (answered, wait) = oneshot::channel();
+        self.lock().entry(asked).or_default().push(answered);
         let sent = self
             .context
             .client()
             .publish_with_headers(subject.to_owned(), headers, body.into())
             .await;
         sent.map_err(|error| format!("sending the command: {error}"))?;
-        let _ = wait.await; // Never dropped before it is told, unless it is asked again.
+        let _ = wait.await;
         Ok(())
     }
 
     /// Ends the waiting for an answer; whether this node waited for it.
     pub(crate) fn answered(&self, asked: &Asked) -> bool {
-        let waiting = self.lock().remove(asked);
-        waiting.is_some_and(|waiting| waiting.send(()).is_ok())
+        let waiting = self.lock().remove(asked).unwrap_or_default();
+        waiting.into_iter().filter_map(|one| one.send(()).ok()).count() > 0
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Asked, oneshot::Sender<()>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Commands> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,6 +135,9 @@ impl Nats {
     }
 }
 
+/// Who waits for an answer to which command: two, where the saga has left this node and come back.
+type Commands = HashMap<Asked, Vec<oneshot::Sender<()>>>;
+
 /// Forgets a command that is not waited for any more.
 struct Waiting<'n> {
     nats: &'n Nats,
@@ -142,7 +146,13 @@ struct Waiting<'n> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.nats.lock().remove(&self.asked);
+        let mut commands = self.nats.lock();
+        if let Some(waiting) = commands.get_mut(&self.asked) {
+            waiting.retain(|one| !one.is_closed());
+            if waiting.is_empty() {
+                commands.remove(&self.asked);
+            }
+        }
     }
 }
 

@@ -50,17 +50,6 @@ fn all_faults_are_told_at_once_with_line_and_path() {
 }
 
 #[test]
-fn no_time_at_all_is_no_limit() {
-    told(
-        "saga: x\ndeadline: 0s\nsteps:\n  - step: a\n    post: http://x\n    callback_timeout: 0s\n    no_undo: gone\n",
-        &[
-            "/deadline: line 2: must be longer than 0",
-            "/steps/0/callback_timeout: line 6: must be longer than 0",
-        ],
-    );
-}
-
-#[test]
 fn references_to_what_may_not_have_run_are_refused() {
     let undo = "undo: { post: http://x }";
     told(

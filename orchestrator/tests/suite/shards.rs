@@ -10,7 +10,8 @@ use tokio::sync::Semaphore;
 
 use super::world::World;
 
-/// One step, which is `quick`, `slow` (answers when it is let) or `unclear` (never answers clearly).
+/// One step, which is `quick`, `slow` (answers when it is let), `unclear` (never answers clearly) or
+/// both of these.
 struct OneStep {
     calls: AtomicU32,
     gate: Semaphore,
@@ -30,6 +31,10 @@ impl OneStep {
         match call.input.as_str() {
             "unclear" => return Err(StepError::Unclear("who knows".to_owned())),
             "slow" => self.gate.acquire().await?.forget(),
+            "slow and unclear" => {
+                self.gate.acquire().await?.forget();
+                return Err(StepError::Unclear("who knows".to_owned()));
+            }
             _ => {}
         }
         Ok(())
@@ -127,4 +132,80 @@ async fn who_waits_is_told_of_sagas_that_end_on_the_node_that_took_them_over() {
     let (pending, took) = waits.await.unwrap();
     assert!(pending.is_empty(), "{pending:?}");
     assert!(took < Duration::from_secs(15), "it was told after {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_started_while_shards_move_is_refused_to_nobody() {
+    let saga = OneStep::new();
+    let world = World::with(&saga).await;
+    let ids: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();
+    // It does not know yet.
+    world.hand_away("s0").await;
+    let begin = |id| world.begin("one-step", id, json!("quick"));
+    futures::future::join_all(ids.iter().map(|id| begin(id))).await;
+    let lost = bus::partition_of_key("s0");
+    for id in &ids {
+        if bus::partition_of_key(id) == lost {
+            assert!(world.wake_us(id).await > 0, "{id} is there for its node to find");
+        } else {
+            assert_eq!(world.rests(id).await, Status::Completed, "{id}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_unclear_end_of_an_attempt_before_the_shard_left_is_none_of_the_one_after() {
+    let saga = OneStep::new();
+    let world = World::with(&saga).await;
+    world.begin("one-step", "s", json!("slow and unclear")).await;
+    until(async || saga.calls() == 1).await;
+    world.hand_away("s").await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    world.hand_back("s").await;
+    until(async || saga.calls() == 2).await;
+    saga.gate.add_permits(1); // The first of them is let go first.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(saga.calls(), 2, "the second is still waited for");
+    saga.gate.add_permits(1);
+    until(async || saga.calls() == 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saga_goes_on_whose_start_was_written_although_nobody_was_told_so() {
+    let world = World::on_file().await;
+    world.define("saga: nap\nsteps:\n  - { step: nap, sleep: 1ms }\n").await;
+    world.begin("nap", "model", json!({})).await;
+    assert_eq!(world.rests("model").await, Status::Completed);
+    // Nobody can write until the engine has given up; what it wanted to write is there then.
+    let mut tx = world.db.begin().await.unwrap();
+    let new = orchestrator::NewSaga {
+        definition: "nap".to_owned(),
+        id: Some("s".to_owned()),
+        input: json!({}),
+        by: "test".to_owned(),
+        ..orchestrator::NewSaga::default()
+    };
+    let refused = world.engine.start(new).await;
+    assert!(matches!(refused, Err(orchestrator::StartError::Unavailable(_))), "{refused:?}");
+    let columns = "definition, version, input, created_at_us, created_by";
+    let query = bus::built(format!(
+        "insert into saga (id, status, wake_at_us, shard, {columns})
+         select 's', 'running', 0, $1, {columns} from saga where id = 'model'"
+    ));
+    tx.execute(query.bind(bus::partition_of_key("s"))).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(world.rests("s").await, Status::Completed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_is_taken_up_at_once_in_whatever_shard() {
+    let saga = OneStep::new();
+    let world = World::with(&saga).await;
+    let last = bus::PARTITIONS - 1;
+    let id = (0..).map(|n| format!("s{n}")).find(|id| bus::partition_of_key(id) == last).unwrap();
+    world.begin("one-step", &id, json!("slow")).await;
+    until(async || saga.calls() == 1).await;
+    let (_second, _running) = world.another_takes_over().await;
+    // Not after a second for each shard before it.
+    until(async || saga.calls() == 2).await;
 }

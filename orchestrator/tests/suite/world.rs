@@ -18,14 +18,19 @@ use tempfile::TempDir;
 pub(crate) struct World {
     pub(crate) db: Db,
     pub(crate) engine: Engine,
+    node: NodeId,
     running: Running,
     methods: HashMap<String, Arc<dyn Methods>>,
     folder: TempDir,
 }
 
+fn url_of_file(folder: &TempDir) -> String {
+    format!("sqlite://{}", folder.path().join("state.db").display())
+}
+
 async fn database_url(folder: &TempDir) -> String {
     let Ok(server) = std::env::var("SKALD_TEST_POSTGRES") else {
-        return format!("sqlite://{}", folder.path().join("state.db").display());
+        return url_of_file(folder);
     };
     let name = folder.path().file_name().unwrap().to_string_lossy().to_lowercase();
     let name = format!("t_{}", name.trim_start_matches('.'));
@@ -65,9 +70,22 @@ impl World {
 
     async fn with_methods(methods: HashMap<String, Arc<dyn Methods>>) -> World {
         let folder = tempfile::tempdir().unwrap();
-        let db = Db::open(&database_url(&folder).await, Clock::system()).await.unwrap();
-        let (engine, running) = engine(&db, NodeId::new(), &methods).await;
-        World { db, engine, running, methods, folder }
+        let url = database_url(&folder).await;
+        World::of(&url, methods, folder).await
+    }
+
+    /// On a file, wherever others are.
+    pub(crate) async fn on_file() -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let url = url_of_file(&folder);
+        World::of(&url, HashMap::new(), folder).await
+    }
+
+    async fn of(url: &str, methods: HashMap<String, Arc<dyn Methods>>, folder: TempDir) -> World {
+        let db = Db::open(url, Clock::system()).await.unwrap();
+        let node = NodeId::new();
+        let (engine, running) = engine(&db, node.clone(), &methods).await;
+        World { db, engine, node, running, methods, folder }
     }
 
     /// Another engine takes over, with nothing in memory, after this one has ended.
@@ -76,8 +94,8 @@ impl World {
         running.stop().await;
         let node = NodeId::new();
         hand_over(&db, &node, "true").await;
-        let (engine, running) = engine(&db, node, &methods).await;
-        World { db, engine, running, methods, folder }
+        let (engine, running) = engine(&db, node.clone(), &methods).await;
+        World { db, engine, node, running, methods, folder }
     }
 
     /// Another engine takes over while this one runs and is not told.
@@ -89,8 +107,12 @@ impl World {
 
     /// The shard of a saga goes to a node that does nothing.
     pub(crate) async fn hand_away(&self, saga: &str) {
-        let which = format!("shard = (select shard from saga where id = '{saga}')");
-        hand_over(&self.db, &NodeId::new(), &which).await;
+        hand_over(&self.db, &NodeId::new(), &shard_of(saga)).await;
+    }
+
+    /// It comes back.
+    pub(crate) async fn hand_back(&self, saga: &str) {
+        hand_over(&self.db, &self.node, &shard_of(saga)).await;
     }
 
     pub(crate) async fn define(&self, source: &str) {
@@ -135,6 +157,10 @@ impl World {
         script.execute(tx.connection().await.unwrap()).await.unwrap();
         tx.commit().await.unwrap();
     }
+}
+
+fn shard_of(saga: &str) -> String {
+    format!("shard = {}", bus::partition_of_key(saga))
 }
 
 async fn hand_over(db: &Db, node: &NodeId, which: &str) {
