@@ -228,7 +228,7 @@ impl Db {
     }
 
     /// Reads the first `count` rows of a statement, outside any transaction, or fewer where the texts in
-    /// one of their `columns` are about [`PAGE_BYTES_MAX`] together: large ones are not to fill the
+    /// their `column` are about [`PAGE_BYTES_MAX`] together: large ones are not to fill the
     /// memory. `bind` fills its placeholders in; for a page that is full by its count it must ask for one
     /// row more.
     ///

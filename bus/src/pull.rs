@@ -167,7 +167,7 @@ pub async fn lease(
 /// How many rows to lease beside these, up to `max` in all, if their events are as large.
 fn room_beside(leases: &[Lease], max: usize) -> usize {
     if leases.len() < SOUNDED {
-        return 0; // There were no more.
+        return 0; // There were no more, or some are gone.
     }
     let bytes: usize = leases.iter().map(|lease| lease.event.event.size()).sum();
     let left = PAGE_BYTES_MAX.saturating_sub(bytes);

@@ -47,8 +47,10 @@ use waiters::Waiters;
 
 /// Messages that wait for the driver; past it callers wait.
 const INBOX: usize = 8_192;
-/// Longest wait without looking at sagas of other nodes, and the shortest: many may end there at once.
+/// Longest wait without looking whether sagas have ended, on this node and elsewhere.
+const LOOK_OURS: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
+/// And the shortest: many may end elsewhere at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How long a command to a saga of another node may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -142,7 +144,13 @@ pub(crate) type StartReply = oneshot::Sender<Result<(SagaRow, bool), StartError>
 
 pub(crate) enum Message {
     Start(Box<SagaRow>, StartReply),
-    Input { saga: String, input: Input, reply: Option<InputReply> },
+    Input {
+        saga: String,
+        input: Input,
+        reply: Option<InputReply>,
+        /// Of the answer to a request: the fence under which that was made.
+        asked_under: Option<i64>,
+    },
 }
 
 /// The engine's task, to be waited for at the end.
@@ -304,7 +312,7 @@ impl Engine {
             let (reply, answer) = oneshot::channel();
             let saga = saga.to_owned();
             let gone = |what: &str| InputError::Unavailable(what.to_owned());
-            let message = Message::Input { saga, input, reply: Some(reply) };
+            let message = Message::Input { saga, input, reply: Some(reply), asked_under: None };
             self.0.inbox.send(message).await.map_err(|_| gone("it has stopped"))?;
             return answer.await.map_err(|_| gone("it has stopped"))?;
         }
@@ -408,7 +416,8 @@ impl Engine {
             tokio::select! {
                 more = ended.all(&pending) => return Ok([stuck, more].concat()),
                 _ = elsewhere.changed(), if !ours => tokio::time::sleep(LOOK_AGAIN).await,
-                () = tokio::time::sleep(LOOK), if !ours => {} // A signal may be lost on its way.
+                // A signal may be lost on its way, and an end be written without anybody knowing.
+                () = tokio::time::sleep(if ours { LOOK_OURS } else { LOOK }) => {}
                 _ = shards.changed() => {} // They may end on another node now.
                 () = tokio::time::sleep_until(deadline) => return Ok([stuck, pending].concat()),
             }

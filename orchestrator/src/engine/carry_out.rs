@@ -45,13 +45,7 @@ pub(super) fn carry_out(engine: Engine, row: SagaRow, request: Request) {
                 Input::Answer { request: id, answer }
             }
         };
-        // Where the saga has left this node and come back, all of it is asked again: what is unclear now is
-        // the end of another attempt.
-        let unclear = matches!(&input, Input::Answer { answer: Answer::Unclear { .. }, .. });
-        if unclear && engine.fence(&row.id) != fence {
-            return;
-        }
-        let message = Message::Input { saga: row.id, input, reply: None };
+        let message = Message::Input { saga: row.id, input, reply: None, asked_under: fence };
         let _ = shared.inbox.send(message).await; // The engine may have stopped.
     });
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::round_error::RoundError;
 use super::{Engine, InputError, InputReply, Message, StartReply, shards};
 use crate::planner::Input;
-use crate::request::RequestId;
+use crate::request::{Answer, RequestId};
 use crate::state::State;
 use crate::store::{self, SagaRow};
 
@@ -72,8 +72,9 @@ pub(super) struct Driver {
     pub(super) cold_us: Option<i64>,
     /// Requests of sagas that a failed round dropped from memory; they are still on their way.
     pub(super) carried: HashMap<String, HashSet<RequestId>>,
-    /// What a failed round leaves to the next one.
+    /// What a failed round leaves to the next one, and the sagas that it is to look at.
     pub(super) again: Batch,
+    pub(super) look_at: BTreeSet<String>,
     /// A shard is another node's now: which are ours must be looked up.
     pub(super) lost_lease: bool,
 }
@@ -127,6 +128,7 @@ impl Driver {
             cold_us: None,
             carried: HashMap::new(),
             again: Batch::default(),
+            look_at: BTreeSet::new(),
             lost_lease: false,
         };
         driver.refresh().await?;
@@ -141,6 +143,7 @@ impl Driver {
         let mut batch = Batch::default();
         let mut inbox = Vec::with_capacity(ROUND);
         while !self.stop.is_cancelled() {
+            let mut failed = false;
             if refreshed.elapsed() >= NODE_RENEW / 2
                 || self.lost_lease
                 || config.has_changed().unwrap_or(false)
@@ -149,6 +152,7 @@ impl Driver {
                 refreshed = Instant::now();
                 if let Err(error) = self.refresh().await {
                     tracing::warn!(%error, "looking for sagas to run");
+                    failed = true;
                 }
                 looked = None;
             }
@@ -160,12 +164,16 @@ impl Driver {
                 looked = Some(Instant::now());
                 if let Err(error) = self.look(&mut batch).await {
                     tracing::warn!(%error, "looking for sagas that are due");
+                    failed = true;
                 }
             }
             self.ring(&mut batch);
             batch.append(std::mem::take(&mut self.again));
+            for saga in std::mem::take(&mut self.look_at) {
+                batch.items.push(Item { saga, input: Input::Tick, reply: Reply::Nobody });
+            }
             if batch.is_empty() {
-                let wait = self.until_timer();
+                let wait = if failed { PAUSE } else { self.until_timer() };
                 tokio::select! {
                     () = self.stop.cancelled() => break,
                     count = self.messages.recv_many(&mut inbox, ROUND) => if count == 0 { break },
@@ -184,7 +192,15 @@ impl Driver {
             for message in inbox.drain(..) {
                 match message {
                     Message::Start(row, reply) => batch.starts.push((row, reply)),
-                    Message::Input { saga, input, reply } => {
+                    Message::Input { saga, input, asked_under, .. }
+                        if is_unclear(&input)
+                            && asked_under
+                                .is_some_and(|then| self.engine.fence(&saga) != Some(then)) =>
+                    {
+                        // The saga has left this node since, and all of it was asked again: this is the
+                        // end of another attempt.
+                    }
+                    Message::Input { saga, input, reply, .. } => {
                         let reply = reply.map_or(Reply::Nobody, Reply::Caller);
                         batch.items.push(Item { saga, input, reply });
                     }
@@ -310,4 +326,8 @@ impl Driver {
         let left = first.map_or(i64::MAX, |at| at - self.now_us());
         Duration::from_micros(u64::try_from(left).unwrap_or(0)).min(LOOK)
     }
+}
+
+fn is_unclear(input: &Input) -> bool {
+    matches!(input, Input::Answer { answer: Answer::Unclear { .. }, .. })
 }

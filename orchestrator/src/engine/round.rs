@@ -91,8 +91,8 @@ impl Driver {
         }
     }
 
-    /// Who waits is told to come again, and what nobody waits for is taken in the next round. It looks at
-    /// all these sagas: if the transaction was committed after all, nothing else would go on with them.
+    /// Who waits is told to come again, and answers of participants are taken in the next round. It looks
+    /// at all these sagas: if the transaction was committed after all, nothing else would go on with them.
     /// A round of which some was another node's has surely not been, and is taken as it is.
     fn try_again(&mut self, mut batch: Batch, error: &RoundError) {
         if matches!(error, RoundError::LostLease) {
@@ -101,20 +101,23 @@ impl Driver {
             self.again.append(batch);
             return;
         }
-        let look = |saga| Item { saga, input: Input::Tick, reply: Reply::Nobody };
         for (row, reply) in batch.starts {
             let _ = reply.send(Err(StartError::Unavailable(error.to_string())));
-            self.again.items.push(look(row.id));
+            self.look_at.insert(row.id);
         }
-        for item in batch.items {
-            self.again.items.push(match item.reply {
+        for Item { saga, input, reply } in batch.items {
+            let comes_again = match reply {
                 Reply::Caller(reply) => {
                     let _ = reply.send(Err(InputError::Unavailable(error.to_string())));
-                    look(item.saga)
+                    matches!(input, Input::Answer { .. })
                 }
-                Reply::Kept(..) => look(item.saga), // It is still in the database, or was taken.
-                Reply::Nobody => item,
-            });
+                Reply::Kept(..) => false, // It is still in the database, or was taken.
+                Reply::Nobody => !matches!(input, Input::Tick),
+            };
+            match comes_again {
+                true => self.again.items.push(Item { saga, input, reply: Reply::Nobody }),
+                false => drop(self.look_at.insert(saga)),
+            }
         }
     }
 
