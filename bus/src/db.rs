@@ -251,8 +251,9 @@ impl Db {
         Ok(page)
     }
 
-    /// The statement, ending soon after its rows fill a page. SQLite steps through them as they are
-    /// read; Postgres sends all, and goes by their lengths without reading what is long.
+    /// The statement, ending soon after its rows fill a page. On SQLite it runs only as far as its rows are
+    /// read. Postgres sends all rows that a statement has, so this one has no more; the length of what is
+    /// long it knows without reading it.
     fn first_of(&self, text: &str, column: &str) -> String {
         match self.dialect {
             Dialect::Sqlite => text.to_owned(),

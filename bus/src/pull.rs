@@ -112,8 +112,8 @@ const UNREADABLE_DELAY: Duration = Duration::from_millis(500);
 /// Rows that are leased before it is known how large their events are.
 const SOUNDED: usize = 64;
 
-/// Leases up to `max` events of `consumer`, waiting up to `wait` for the first. Of large events it
-/// leases fewer, about [`PAGE_BYTES_MAX`] together.
+/// Leases up to `max` events of `consumer`, waiting up to `wait` for the first. Once 64 are
+/// leased it takes no more than make about [`PAGE_BYTES_MAX`] with them, if the others are as large.
 ///
 /// # Errors
 /// [`LeaseError`].

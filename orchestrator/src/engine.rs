@@ -6,8 +6,8 @@
 //! requests go out (`carry_out`) and callers are answered (`finish`). A saga that wants written what
 //! cannot be is set aside (`set_aside`). A saga that waits for something outside is a row, not a task: it
 //! leaves memory, and its `wake_at_us` or an input brings it back. `replies` takes the answers of
-//! participants on NATS. `shards` says which sagas are this
-//! node's; what comes for another's is left to its node, and no round writes of one (`shards::hold`).
+//! participants on NATS. `shards` says which sagas are this node's; what comes for another's is left to
+//! its node, and no round writes of one (`shards::hold`).
 
 mod carry_out;
 mod driver;

@@ -21,8 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::message::{RestoredThrough, recorded};
 use super::publish::seq;
 use super::subjects;
-use crate::log::BoxError;
-use crate::log::PAGE_BYTES_MAX;
+use crate::log::{BoxError, PAGE_BYTES_MAX};
 use crate::{Page, Read, ReadError, Recorded, Seq};
 
 /// Consumers kept for reading on.
@@ -383,14 +382,22 @@ impl Scanner {
 }
 
 impl Kept {
-    /// The next messages, and whether there were as many as asked for.
+    /// The next messages, and whether there may be more. A server ends with an error where the next one
+    /// would be more than the bytes asked for: what came before it is a page.
     async fn fetch(&mut self, most: usize) -> Result<(Vec<Arc<Recorded>>, bool), BoxError> {
         let fetch = self.consumer.fetch().max_messages(most).max_bytes(PAGE_BYTES_MAX);
         let mut messages = timeout(PATIENCE, fetch.messages()).await??;
         let mut events = Vec::new();
-        let mut delivered = 0;
+        let (mut delivered, mut ended_early) = (0, false);
         while let Some(message) = timeout(PATIENCE, messages.next()).await? {
-            let message = message?;
+            let message = match message {
+                Err(error) if delivered > 0 => {
+                    tracing::debug!(%error, "a page of the log ends early");
+                    ended_early = true;
+                    break;
+                }
+                message => message?,
+            };
             let info = message.info()?;
             if info.consumer_sequence != self.delivered + 1 {
                 return Err("a message is missing".into());
@@ -414,7 +421,7 @@ impl Kept {
             )));
         }
         self.used = Instant::now();
-        Ok((events, delivered == most))
+        Ok((events, ended_early || delivered == most))
     }
 }
 

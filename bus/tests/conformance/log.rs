@@ -230,3 +230,31 @@ async fn numbers_are_never_used_twice() {
     assert_eq!(house.log.state().await.unwrap().first, Seq::new(11));
     assert_eq!(house.publish("a", "k", 11).await.seq, Seq::new(11));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_large_events_are_short_and_lead_through_all() {
+    let house = House::start().await;
+    for n in 0..30 {
+        let large = event("large", "k", n).with_json("x".repeat(900_000)).unwrap();
+        house.log.publish(large).await.unwrap();
+    }
+    let all = Read::after(Seq::ZERO).until(Seq::new(30)).types(types("large")).limit(500);
+    let (mut forward, mut back) = (Vec::new(), Vec::new());
+    let mut rest = all.clone();
+    while rest.after < rest.until {
+        let page = house.log.read(rest.clone()).await.unwrap();
+        assert!(page.events.len() <= 10, "{}", page.events.len());
+        forward.extend(page.events.iter().map(|event| event.seq.get()));
+        rest.after = page.through;
+    }
+    let mut rest = all;
+    while rest.after < rest.until {
+        let page = house.log.read_back(rest.clone()).await.unwrap();
+        assert!(page.events.len() <= 10, "{}", page.events.len());
+        back.extend(page.events.iter().map(|event| event.seq.get()));
+        rest.until = page.through.previous();
+    }
+    back.reverse();
+    assert!(forward.iter().copied().eq(1..=30), "{forward:?}");
+    assert_eq!(forward, back);
+}

@@ -192,15 +192,12 @@ impl Driver {
             for message in inbox.drain(..) {
                 match message {
                     Message::Start(row, reply) => batch.starts.push((row, reply)),
-                    Message::Input { saga, input, asked_under, .. }
-                        if is_unclear(&input)
-                            && asked_under
-                                .is_some_and(|then| self.engine.fence(&saga) != Some(then)) =>
-                    {
-                        // The saga has left this node since, and all of it was asked again: this is the
-                        // end of another attempt.
-                    }
-                    Message::Input { saga, input, reply, .. } => {
+                    Message::Input { saga, input, reply, asked_under } => {
+                        let has_left =
+                            asked_under.is_some() && asked_under != self.engine.fence(&saga);
+                        if has_left && is_unclear(&input) {
+                            continue; // All of it was asked again: this is the end of another attempt.
+                        }
                         let reply = reply.map_or(Reply::Nobody, Reply::Caller);
                         batch.items.push(Item { saga, input, reply });
                     }
